@@ -1,0 +1,1 @@
+"""The card, in Amaranth HDL. Rooms: stream, pcie, virtio, vf, wire."""

@@ -1,0 +1,28 @@
+"""Where a function's structures lie in its BARs: plain data, standard library alone.
+
+Multiples of 4 KiB, so that a hypervisor can map each by itself. BAR 2 and 4 are 64-bit and
+prefetchable-less memory; BAR 0 is the PF's alone, and no virtio capability names it.
+"""
+
+__all__ = [
+    "COMMON_BYTES", "COMMON_OFFSET", "DEVICE_BYTES", "DEVICE_OFFSET", "ISR_BYTES", "ISR_OFFSET",
+    "MANAGEMENT_BAR", "MANAGEMENT_BAR_BYTES", "MSIX_BAR", "MSIX_BAR_BYTES", "MSIX_PBA_OFFSET",
+    "MSIX_TABLE_OFFSET", "NOTIFY_BYTES", "NOTIFY_MULTIPLIER", "NOTIFY_OFFSET", "VIRTIO_BAR",
+    "VIRTIO_BAR_BYTES",
+]
+
+MANAGEMENT_BAR = 0
+MANAGEMENT_BAR_BYTES = 0x1_0000
+
+VIRTIO_BAR = 2
+VIRTIO_BAR_BYTES = 0x8000
+COMMON_OFFSET, COMMON_BYTES = 0x0000, 64
+ISR_OFFSET, ISR_BYTES = 0x1000, 4
+DEVICE_OFFSET, DEVICE_BYTES = 0x2000, 64
+NOTIFY_OFFSET, NOTIFY_BYTES = 0x4000, 0x1000
+NOTIFY_MULTIPLIER = 4
+
+MSIX_BAR = 4
+MSIX_BAR_BYTES = 0x8000
+MSIX_TABLE_OFFSET = 0x0000
+MSIX_PBA_OFFSET = 0x4000

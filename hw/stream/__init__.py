@@ -1,0 +1,1 @@
+"""Packet streams: types, register slices, queues, arbiters, shifters, memories."""

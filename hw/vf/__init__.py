@@ -1,0 +1,1 @@
+"""Functions: scheduling, obligations in flight, stop and go, faults, counters."""

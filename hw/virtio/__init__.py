@@ -1,0 +1,1 @@
+"""The virtio-net function: registers, queue contexts, rings, gather, scatter, used ring."""

@@ -1,0 +1,1 @@
+"""The wire boundary: entry, packet pool, frame queues, egress."""
