@@ -1,0 +1,36 @@
+# What the targets leave is listed in README.md. Everything they need is set up first, into .venv,
+# by whichever runs first; a second run sets nothing up.
+
+PYTHON ?= python3
+CONFIG ?= full
+
+READY := .venv/ready
+RUN := .venv/bin/python
+export AMARANTH_USE_YOSYS := builtin
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help set-up lock system-deps clean
+
+help:
+	@sed -n 's/^## *//p' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock pyproject.toml sim/bootstrap.py sim/toolchain.py
+	@$(PYTHON) sim/bootstrap.py
+
+## make set-up        the environment alone (every other target does this first)
+set-up: $(READY)
+	@:
+
+## make lock          renew requirements.lock from pyproject.toml
+lock:
+	$(PYTHON) sim/lock.py
+
+## make system-deps   install what only Debian has: Icarus Verilog (needs root)
+system-deps:
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iverilog
+
+## make clean         remove everything generated except the environment
+clean:
+	rm -rf build
