@@ -1,0 +1,165 @@
+"""Boundary types of the virtio room: queues, chains, segments, used entries, faults, stop and go.
+
+A queue number (``queue``, QUEUE_BITS wide) is of the whole card: ``function * stride + index``,
+with ``index`` virtio's number within the function (even: receive, odd: transmit).
+"""
+
+from amaranth import signed
+from amaranth.lib import data, enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.stream.types import FUNCTION_BITS, LENGTH_BITS, QUEUE_BITS
+
+__all__ = [
+    "ChainLayout",
+    "ChainStatus",
+    "FaultLayout",
+    "FaultReason",
+    "FunctionLayout",
+    "ObligationLayout",
+    "QueueCommandLayout",
+    "QueueConfigLayout",
+    "QueueConfigSignature",
+    "QueueLayout",
+    "SegmentLayout",
+    "StopLayout",
+    "TakeLayout",
+    "UsedLayout",
+]
+
+
+class QueueLayout(data.StructLayout):
+    """A queue, named: a doorbell, or "there is something for this queue"."""
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS})
+
+
+class FunctionLayout(data.StructLayout):
+    """A function, named."""
+
+    def __init__(self) -> None:
+        super().__init__({"function": FUNCTION_BITS})
+
+
+class QueueConfigLayout(data.StructLayout):
+    """What the driver wrote about a queue, and whether the engines may serve it.
+
+    ======== ==== ==========================================================================
+    field    bits meaning
+    ======== ==== ==========================================================================
+    desc     64   Descriptor table
+    driver   64   Available ring (driver area)
+    device   64   Used ring (device area)
+    size     16   Entries, a power of two
+    vector   16   MSI-X vector, FFFFh for none
+    running  1    DRIVER_OK and enabled, and neither stopped nor faulted. An engine that starts
+                  new work for a queue first takes on an obligation (`ObligationLayout`), then
+                  looks here, and gives the obligation back where it finds 0.
+    ======== ==== ==========================================================================
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "desc": 64, "driver": 64, "device": 64, "size": 16, "vector": 16, "running": 1,
+        })
+
+
+class QueueConfigSignature(wiring.Signature):
+    """A read port on the queue contexts, as the engine has it.
+
+    ``config`` is valid in the cycle after ``enable``, and held until the next one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "queue": Out(QUEUE_BITS), "enable": Out(1), "config": In(QueueConfigLayout()),
+        })
+
+
+class TakeLayout(data.StructLayout):
+    """Take the next chain of ``queue``, if it holds at least ``bytes``; else leave it there."""
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "bytes": LENGTH_BITS})
+
+
+class ChainStatus(enum.Enum, shape=2):
+    """What came of a take."""
+
+    NONE = 0   # no chain is ready: the queue is announced again when one is
+    SHORT = 1  # the next chain is too short; it stays
+    FOUND = 2  # the chain is taken; its segments follow
+
+
+class ChainLayout(data.StructLayout):
+    """Answer to a take, in the order of takes. After FOUND the segments follow on their stream."""
+
+    def __init__(self) -> None:
+        super().__init__({
+            "queue": QUEUE_BITS, "status": ChainStatus,
+            "id": 16,               # index of the chain's first descriptor
+            "bytes": LENGTH_BITS,   # of all its buffers
+            "segments": 16,         # buffers, at least 1
+            "more": 1,              # another chain is ready behind this one
+        })
+
+
+class SegmentLayout(data.StructLayout):
+    """A buffer of a chain, in the chain's order; ``last`` ends the chain."""
+
+    def __init__(self) -> None:
+        super().__init__({"address": 64, "length": LENGTH_BITS, "last": 1})
+
+
+class UsedLayout(data.StructLayout):
+    """A chain that the card has done with, for the used ring."""
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "id": 16, "bytes": LENGTH_BITS})
+
+
+class ObligationLayout(data.StructLayout):
+    """``delta`` more (or fewer, negative) pieces of work in flight for ``queue``."""
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "delta": signed(9)})
+
+
+class StopLayout(data.StructLayout):
+    """Stop every queue of ``function``; with ``reset``, forget their positions too."""
+
+    def __init__(self) -> None:
+        super().__init__({"function": FUNCTION_BITS, "reset": 1})
+
+
+class QueueCommandLayout(data.StructLayout):
+    """To an engine, of a queue that is stopped and has nothing in flight: throw away what was
+    prefetched; with ``reset``, start from position 0. The engine's ready says that it is done."""
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "reset": 1})
+
+
+class FaultReason(enum.Enum, shape=4):
+    """Why a queue was stopped."""
+
+    NONE = 0
+    INDEX_JUMP = 1        # the available index moved by more than the queue size
+    HEAD_RANGE = 2        # an available entry names no descriptor of the table
+    NEXT_RANGE = 3        # a descriptor's next names none
+    LOOP = 4              # a chain longer than the queue
+    ZERO_LENGTH = 5       # a buffer of no bytes
+    DIRECTION = 6         # device-writable in TX, device-readable in RX
+    BAD_FLAGS = 7         # a flag that was not negotiated (INDIRECT)
+    BAD_LENGTH = 8        # a chain shorter than the header, or longer than any frame
+    READ_FAILED = 9       # a DMA read came back with UR or CA, or bus mastering was off
+    READ_POISONED = 10
+    READ_TIMEOUT = 11
+
+
+class FaultLayout(data.StructLayout):
+    """A fault of the driver's making: the queue stops, and the function wants a reset."""
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "reason": FaultReason, "address": 64})
