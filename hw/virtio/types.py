@@ -21,6 +21,7 @@ __all__ = [
     "QueueConfigLayout",
     "QueueConfigSignature",
     "QueueLayout",
+    "ReadyLayout",
     "SegmentLayout",
     "StopLayout",
     "TakeLayout",
@@ -75,6 +76,15 @@ class QueueConfigSignature(wiring.Signature):
         super().__init__({
             "queue": Out(QUEUE_BITS), "enable": Out(1), "config": In(QueueConfigLayout()),
         })
+
+
+class ReadyLayout(data.StructLayout):
+    """``count`` more chains of ``queue`` can be taken: `Prefetch.ready`. The counts are exact:
+    every chain is announced once, in order, so that a consumer with credit never takes in vain
+    (but for a queue that was stopped meanwhile: then the answer is NONE)."""
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "count": 8})
 
 
 class TakeLayout(data.StructLayout):
