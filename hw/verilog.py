@@ -1,0 +1,207 @@
+"""Turn a component into Verilog that is the same bytes on every machine.
+
+``python -m hw.verilog full`` writes the whole card of a preset and what it is made of.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import amaranth
+from amaranth.back import rtlil, verilog
+from amaranth.hdl import Const, Fragment, Value
+from amaranth.hdl._ir import PortDirection
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+__all__ = ["design_hash", "to_rtlil", "to_verilog", "write_card", "write_if_changed",
+           "write_verilog"]
+
+_FORM = "1"
+"""Counts up when the text made from the same RTLIL changes: part of every hash."""
+
+
+def _ports(top: wiring.Component) -> dict[str, tuple[Value, PortDirection]]:
+    """List what can be a port: a constant `ready` or `valid` of an always_* stream cannot.
+
+    Amaranth would list those too, and then reject them (amaranth-lang/amaranth#1574).
+    """
+    ports = {}
+    for path, member, member_value in top.signature.flatten(top):
+        value = Value.cast(member_value)
+        if not isinstance(value, Const):
+            way = PortDirection.Input if member.flow is In else PortDirection.Output
+            ports["__".join(map(str, path))] = (value, way)
+    return ports
+
+
+@contextmanager
+def _zeroed_memories_unwritten() -> Iterator[None]:
+    """While this lasts, a memory that starts as all zero gets no list of its words.
+
+    Amaranth writes every word of every memory, at 70 us and one line of Verilog each: minutes for a
+    card's memories. `_zero_loops` says the same in one line.
+    """
+    emit = rtlil.ModuleEmitter.emit_memory
+
+    def emit_unless_zero(self: Any, cell_idx: int, cell: Any) -> None:
+        if any(cell.init):
+            emit(self, cell_idx, cell)
+
+    rtlil.ModuleEmitter.emit_memory = emit_unless_zero
+    try:
+        yield
+    finally:
+        rtlil.ModuleEmitter.emit_memory = emit
+
+
+def to_rtlil(top: wiring.Component, name: str) -> str:
+    """Give ``top`` as RTLIL, Yosys's own language: what synthesis reads and hashes are made of."""
+    fragment = Fragment.get(top, None)
+    with _zeroed_memories_unwritten():
+        # No source locations: they hold absolute paths, and change with every edit.
+        text, _names = rtlil.convert_fragment(fragment, _ports(top), name, emit_src=False)
+    return str(text)
+
+
+_MEMORY = re.compile(r"^  (?:\(\*.*\*\) *)?reg (?:\[(\d+):0\] )?(\\\S+ |\w+) ?\[(\d+):0\];$")
+
+
+def _zero_loops(text: str) -> str:
+    """Set every memory without initial contents to zero, by a loop after its declaration.
+
+    The design says that they start as zero, and a simulator would take them as unknown.
+    """
+    lines = text.split("\n")
+    after: list[str] = []
+    count = 0
+    for number, line in enumerate(lines):
+        after.append(line)
+        if (found := _MEMORY.match(line)) is None:
+            continue
+        high, memory, last = found.groups()
+        if lines[number + 1:number + 2] == ["  initial begin"]:
+            continue
+        bits, depth = int(high or 0) + 1, int(last) + 1
+        index = f"zero_{count}"
+        count += 1
+        after += [
+            f"  integer {index};",
+            f"  initial for ({index} = 0; {index} < {depth}; {index} = {index} + 1) "
+            f"{memory}[{index}] = {bits}'d0;",
+        ]
+    return "\n".join(after)
+
+
+def design_hash(text: str) -> str:
+    """Name the Verilog of this RTLIL: equal hashes, equal Verilog."""
+    return hashlib.sha256(f"{_FORM} {amaranth.__version__}\n{text}".encode()).hexdigest()
+
+
+def to_verilog(text: str) -> str:
+    """Translate RTLIL of `to_rtlil` to Verilog."""
+    # Yosys is Amaranth's own, of one version: the words of another would be other bytes.
+    body = verilog._convert_rtlil_text(text, strip_internal_attrs=True)
+    return f"// design {design_hash(text)}\n{_zero_loops(body)}"
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Write a file, unless it has this text already: then not even its date changes."""
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(path.name + ".new")
+        new.write_text(text)
+        new.replace(path)
+
+
+def write_verilog(top: wiring.Component, name: str, folder: Path) -> Path:
+    """Write ``top`` as module ``name`` to ``folder/name.v``; leave an unchanged file untouched."""
+    path = folder / f"{name}.v"
+    text = to_rtlil(top, name)
+    if not path.exists() or not path.open().readline().startswith(f"// design {design_hash(text)}"):
+        write_if_changed(path, to_verilog(text))
+    return path
+
+
+def _sizes(text: str) -> dict[str, Any]:
+    """Count what a design holds, before any synthesis, from its RTLIL."""
+    memories = []
+    module = ""
+    modules = flip_flops = 0
+    in_flip_flop = False
+    for line in text.split("\n"):
+        word = line.split()
+        match word:
+            case ["module", name]:
+                modules, module = modules + 1, name.removeprefix("\\")
+            case ["memory", "width", width, "size", depth, name]:
+                memories.append({"module": module, "name": name.removeprefix("\\"),
+                                 "bits": int(width), "words": int(depth)})
+            case ["cell", kind, _name]:
+                in_flip_flop = kind in ("$dff", "$adff")
+            case ["parameter", "\\WIDTH", width] if in_flip_flop:
+                flip_flops += int(width)
+    return {"modules": modules, "flip_flop_bits": flip_flops,
+            "memory_bits": sum(each["bits"] * each["words"] for each in memories),
+            "memories": memories}
+
+
+def write_card(preset: str, overrides: dict[str, Any], folder: Path) -> Path:
+    """Write the card of a preset as ``<preset>.v``, and its ports and sizes as ``<preset>.json``.
+
+    Overridden fields are part of the name: ``full-vfs64.v``.
+    """
+    from hw.config import NicConfig  # noqa: PLC0415  # only the whole card needs the whole house
+    from hw.nic import SmartNic  # noqa: PLC0415
+
+    config = NicConfig.preset(preset, **overrides)
+    name = "-".join([preset, *(f"{key}{value}" for key, value in sorted(overrides.items()))])
+    card = SmartNic(config)
+    text = to_rtlil(card, "ringlet")
+    path = folder / f"{name}.v"
+    if not path.exists() or not path.open().readline().startswith(f"// design {design_hash(text)}"):
+        write_if_changed(path, to_verilog(text))
+    about = {
+        "config": preset,
+        "module": "ringlet",
+        "design": design_hash(text),
+        "parameters": asdict(config),
+        "ports": [{"name": port, "direction": way.value, "bits": len(value)}
+                  for port, (value, way) in _ports(card).items()],
+        "sizes": _sizes(text),
+    }
+    write_if_changed(folder / f"{name}.json", json.dumps(about, indent=2) + "\n")
+    return path
+
+
+def main() -> int:
+    """Write a card as the command line asks."""
+    parser = argparse.ArgumentParser(prog="python -m hw.verilog", description=main.__doc__)
+    parser.add_argument("preset", help="a preset of hw/config.py, such as full or small")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
+                        help="override a field of the preset, such as vfs=64")
+    parser.add_argument("--folder", type=Path, default=Path("build/verilog"))
+    options = parser.parse_args()
+    try:
+        overrides = {}
+        for pair in options.set:
+            key, equals, value = pair.partition("=")
+            if not equals or not re.fullmatch(r"-?(0x)?[0-9a-fA-F_]+", value):
+                raise ValueError(f"--set {pair}: must be FIELD=NUMBER")
+            overrides[key] = int(value, 0)
+        print(write_card(options.preset, overrides, options.folder))
+    except ValueError as error:
+        print(f"hw.verilog: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
