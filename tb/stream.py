@@ -1,6 +1,5 @@
 """Streams seen from a bench: sources, sinks, monitors, protocol checks, and paces.
 
-
 All of them find the ports of a stream by its prefix (``<prefix>__payload``, ``__valid``,
 ``__ready``; the ready or valid of an ``always_*`` stream is no port and counts as 1), and know the
 fields of the payload from the Amaranth shape that the component itself uses. A payload is a plain

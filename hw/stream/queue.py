@@ -1,0 +1,150 @@
+"""A queue of stream transfers; the only place in the card where raw FIFO signals appear."""
+
+from typing import Any
+
+from amaranth import Module, Mux, Signal, Value
+from amaranth.hdl import ShapeLike
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["StreamQueue"]
+
+_LUTRAM_DEPTH = 64
+"""Up to here a queue lies in distributed memory, which is read in the same cycle."""
+
+
+class StreamQueue(wiring.Component):
+    """Queue transfers of a stream, first in, first out.
+
+    | Latency: 1 cycle in distributed memory (``depth`` up to 64), 2 cycles in block memory.
+    | Throughput: 1 transfer a cycle at any level, also while full and being emptied.
+    | Storage: ``depth`` payloads, the one on ``o`` included.
+    | Paths: none from ``i`` to ``o`` nor from ``o.ready`` to ``i.ready``. ``o.payload`` comes
+      from a flip-flop (distributed) or from the data output of the block memory.
+
+    Parameters
+    ----------
+    shape
+        Shape of the payload; any shape-castable.
+    depth
+        Transfers that fit; any number of 2 or more.
+
+    Members
+    -------
+    i : In(stream.Signature(shape))
+        Ready while fewer than ``depth`` transfers are held.
+    o : Out(stream.Signature(shape))
+    level : Out(range(depth + 1))
+        Transfers held: accepted at ``i`` and not yet taken at ``o``.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    level: Signal
+
+    def __init__(self, shape: ShapeLike, depth: int) -> None:
+        if depth < 2:
+            raise ValueError(f"depth must be at least 2, not {depth!r}")
+        self.shape = shape
+        self.depth = depth
+        super().__init__({
+            "i": In(stream.Signature(shape)),
+            "o": Out(stream.Signature(shape)),
+            "level": Out(range(depth + 1)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        arrives = Signal()
+        leaves = Signal()
+        level = Signal(range(self.depth + 1))
+        m.d.comb += [
+            self.i.ready.eq(level != self.depth),
+            arrives.eq(self.i.valid & self.i.ready),
+            leaves.eq(self.o.valid & self.o.ready),
+            self.level.eq(level),
+        ]
+        with m.If(arrives & ~leaves):
+            m.d.sync += level.eq(level + 1)
+        with m.Elif(leaves & ~arrives):
+            m.d.sync += level.eq(level - 1)
+        if self.depth <= _LUTRAM_DEPTH:
+            self._distributed(m, arrives)
+        else:
+            self._block(m, arrives)
+        return m
+
+    def _next(self, address: Signal, places: int) -> Value:
+        return Mux(address == places - 1, 0, address + 1)
+
+    def _distributed(self, m: Module, arrives: Signal) -> None:
+        """An output register, and behind it a memory for what does not fit there."""
+        places = max(2, self.depth - 1)
+        mem: memory.Memory[Any, Any] = memory.Memory(shape=self.shape, depth=places, init=[])
+        m.submodules.memory = mem
+        write = mem.write_port()
+        read = mem.read_port(domain="comb")
+        write_address = Signal(range(places))
+        read_address = Signal(range(places))
+        stored = Signal(range(places + 1))
+        out = Signal(self.shape, reset_less=True)
+        out_valid = Signal()
+        free = Signal()       # the output register can be loaded
+        pushes = Signal()     # into the memory
+        pops = Signal()       # from the memory
+        m.d.comb += [
+            free.eq(self.o.ready | ~out_valid),
+            pops.eq(free & (stored != 0)),
+            pushes.eq(arrives & ~(free & (stored == 0))),
+            write.addr.eq(write_address),
+            write.data.eq(self.i.payload),
+            write.en.eq(pushes),
+            read.addr.eq(read_address),
+            self.o.valid.eq(out_valid),
+            self.o.payload.eq(out),
+        ]
+        with m.If(pushes):
+            m.d.sync += write_address.eq(self._next(write_address, places))
+        with m.If(pops):
+            m.d.sync += read_address.eq(self._next(read_address, places))
+        with m.If(pushes & ~pops):
+            m.d.sync += stored.eq(stored + 1)
+        with m.Elif(pops & ~pushes):
+            m.d.sync += stored.eq(stored - 1)
+        with m.If(free):
+            m.d.sync += out_valid.eq((stored != 0) | self.i.valid & self.i.ready)
+            with m.If((stored != 0) | self.i.valid):
+                m.d.sync += out.eq(Mux(stored != 0, read.data, self.i.payload))
+
+    def _block(self, m: Module, arrives: Signal) -> None:
+        """A memory whose read port's data register is the output register."""
+        mem: memory.Memory[Any, Any] = memory.Memory(shape=self.shape, depth=self.depth, init=[])
+        m.submodules.memory = mem
+        write = mem.write_port()
+        read = mem.read_port()
+        write_address = Signal(range(self.depth))
+        read_address = Signal(range(self.depth))
+        stored = Signal(range(self.depth + 1))  # written in an earlier cycle and not yet read out
+        out_valid = Signal()
+        pops = Signal()
+        # What is read was written before this cycle, so the ports never meet at one address.
+        m.d.comb += [
+            pops.eq((self.o.ready | ~out_valid) & (stored != 0)),
+            write.addr.eq(write_address),
+            write.data.eq(self.i.payload),
+            write.en.eq(arrives),
+            read.addr.eq(read_address),
+            read.en.eq(pops),
+            self.o.valid.eq(out_valid),
+            self.o.payload.eq(read.data),
+        ]
+        with m.If(arrives):
+            m.d.sync += write_address.eq(self._next(write_address, self.depth))
+        with m.If(pops):
+            m.d.sync += [read_address.eq(self._next(read_address, self.depth)), out_valid.eq(1)]
+        with m.Elif(self.o.ready):
+            m.d.sync += out_valid.eq(0)
+        with m.If(arrives & ~pops):
+            m.d.sync += stored.eq(stored + 1)
+        with m.Elif(pops & ~arrives):
+            m.d.sync += stored.eq(stored - 1)
