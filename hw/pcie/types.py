@@ -14,6 +14,7 @@ from hw.stream.types import FUNCTION_BITS, LENGTH_BITS, QUEUE_BITS, check_lanes
 __all__ = [
     "CompletionHeader",
     "CompletionStatus",
+    "CreditLayout",
     "InterruptLayout",
     "MmioAnswer",
     "MmioRequest",
@@ -25,6 +26,7 @@ __all__ = [
     "RequestKind",
     "TlpLayout",
     "WriteSegmentLayout",
+    "WriteTlpLayout",
 ]
 
 
@@ -119,6 +121,33 @@ class ReadTlpLayout(data.StructLayout):
 
     def __init__(self) -> None:
         super().__init__({"header": RequestHeader(), "fenced": 1})
+
+
+class WriteTlpLayout(data.StructLayout):
+    """A beat of a write TLP on its way from the DMA write engine to the requester.
+
+    A `TlpLayout` of `RequestHeader`, and ``ends_group``: with the last beat, whether this TLP is
+    the last of its group of segments.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        check_lanes(lanes)
+        self.lanes = lanes
+        super().__init__({
+            "data": 8 * lanes, "empty": range(lanes), "last": 1, "header": RequestHeader(),
+            "ends_group": 1,
+        })
+
+
+class CreditLayout(data.StructLayout):
+    """Flow-control credit for headers of non-posted requests, as PCI Express counts it.
+
+    ``limit`` is how many have been granted since the link came up, modulo 256; with ``infinite``
+    set it means nothing. Never more than 128 beyond what was used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"limit": 8, "infinite": 1})
 
 
 class ReadError(enum.Enum, shape=2):
