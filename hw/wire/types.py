@@ -1,0 +1,53 @@
+"""Boundary types of the wire room: handles of stored frames, and how frames are written."""
+
+from amaranth.lib import data
+
+from hw.stream.types import LENGTH_BITS, QUEUE_BITS, check_lanes
+
+__all__ = ["FrameHandle", "PoolWriteLayout", "QueuedFrame"]
+
+
+class FrameHandle(data.StructLayout):
+    """A whole frame in a pool of ``cells`` cells: its first cell, and its length."""
+
+    def __init__(self, cells: int) -> None:
+        if cells < 2:
+            raise ValueError(f"cells must be at least 2, not {cells!r}")
+        self.cells = cells
+        super().__init__({"cell": range(cells), "bytes": LENGTH_BITS})
+
+
+class QueuedFrame(data.StructLayout):
+    """A frame for a receive queue."""
+
+    def __init__(self, cells: int) -> None:
+        super().__init__({"queue": QUEUE_BITS, "frame": FrameHandle(cells)})
+
+
+class PoolWriteLayout(data.StructLayout):
+    """Bytes of one row of a frame, on their way into a pool.
+
+    A frame is written in rows of ``lanes`` bytes. A write fills the lanes from ``start`` up to the
+    ``empty`` highest ones. Where lanes remain empty, the next write of the same context goes on in the
+    same row, at the lane after.
+
+    ======== ======== ====================================================================
+    field    bits     meaning
+    ======== ======== ====================================================================
+    data     8*lanes  Byte 0 of the frame is lane 0 of its first row
+    start    log2     First lane that is written
+    empty    log2     Unused high lanes
+    context  1        Which open frame: one of each may be open at a time
+    begin    1        First write of the frame
+    end      1        Last write of the frame
+    abort    1        With ``end``: give the frame up, its cells are free again
+    ======== ======== ====================================================================
+    """
+
+    def __init__(self, lanes: int) -> None:
+        check_lanes(lanes)
+        self.lanes = lanes
+        super().__init__({
+            "data": 8 * lanes, "start": range(lanes), "empty": range(lanes),
+            "context": 1, "begin": 1, "end": 1, "abort": 1,
+        })
