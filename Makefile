@@ -10,7 +10,7 @@ export AMARANTH_USE_YOSYS := builtin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help set-up lock system-deps clean
+.PHONY: help set-up test lock system-deps clean
 
 help:
 	@sed -n 's/^## *//p' $(MAKEFILE_LIST)
@@ -21,6 +21,13 @@ $(READY): requirements.lock pyproject.toml sim/bootstrap.py sim/toolchain.py
 ## make set-up        the environment alone (every other target does this first)
 set-up: $(READY)
 	@:
+
+## make test          the whole regression; TESTS=path, ARGS="-k x", SEED=n
+TESTS ?=
+ARGS ?=
+WORKERS ?= 2
+test: $(READY)
+	RINGLET_SEED=$(SEED) $(RUN) -m pytest -n $(WORKERS) $(ARGS) $(TESTS)
 
 ## make lock          renew requirements.lock from pyproject.toml
 lock:

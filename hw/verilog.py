@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import amaranth
-from amaranth.back import rtlil, verilog
+from amaranth.back import rtlil, verilog  # type: ignore[attr-defined]  # not in stubs
 from amaranth.hdl import Const, Fragment, Value
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
@@ -94,22 +94,28 @@ def _zero_loops(text: str) -> str:
         count += 1
         after += [
             f"  integer {index};",
-            f"  initial for ({index} = 0; {index} < {depth}; {index} = {index} + 1) "
-            f"{memory}[{index}] = {bits}'d0;",
+            f"  initial for ({index} = 0; {index} < {depth}; {index} = {index} + 1)",
+            f"    {memory}[{index}] = {bits}'d0;",
         ]
     return "\n".join(after)
 
 
 def design_hash(text: str) -> str:
     """Name the Verilog of this RTLIL: equal hashes, equal Verilog."""
-    return hashlib.sha256(f"{_FORM} {amaranth.__version__}\n{text}".encode()).hexdigest()
+    version = amaranth.__version__  # type: ignore[attr-defined]  # not in stubs
+    return hashlib.sha256(f"{_FORM} {version}\n{text}".encode()).hexdigest()
+
+
+def _head(text: str) -> str:
+    return f"// design {design_hash(text)}\n"
 
 
 def to_verilog(text: str) -> str:
     """Translate RTLIL of `to_rtlil` to Verilog."""
     # Yosys is Amaranth's own, of one version: the words of another would be other bytes.
-    body = verilog._convert_rtlil_text(text, strip_internal_attrs=True)
-    return f"// design {design_hash(text)}\n{_zero_loops(body)}"
+    body = verilog._convert_rtlil_text(  # type: ignore[attr-defined]  # not in stubs
+        text, strip_internal_attrs=True)
+    return _head(text) + _zero_loops(body)
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -121,18 +127,25 @@ def write_if_changed(path: Path, text: str) -> None:
         new.replace(path)
 
 
+def _write(text: str, path: Path) -> Path:
+    """Write the Verilog of ``text`` to ``path``; Yosys is not even asked if it is there already."""
+    if path.exists():
+        with path.open() as old:
+            if old.readline() == _head(text):
+                return path
+    write_if_changed(path, to_verilog(text))
+    return path
+
+
 def write_verilog(top: wiring.Component, name: str, folder: Path) -> Path:
     """Write ``top`` as module ``name`` to ``folder/name.v``; leave an unchanged file untouched."""
-    path = folder / f"{name}.v"
-    text = to_rtlil(top, name)
-    if not path.exists() or not path.open().readline().startswith(f"// design {design_hash(text)}"):
-        write_if_changed(path, to_verilog(text))
-    return path
+    return _write(to_rtlil(top, name), folder / f"{name}.v")
 
 
 def _sizes(text: str) -> dict[str, Any]:
     """Count what a design holds, before any synthesis, from its RTLIL."""
-    memories = []
+    memories: list[dict[str, str | int]] = []
+    memory_bits = 0
     module = ""
     modules = flip_flops = 0
     in_flip_flop = False
@@ -142,6 +155,7 @@ def _sizes(text: str) -> dict[str, Any]:
             case ["module", name]:
                 modules, module = modules + 1, name.removeprefix("\\")
             case ["memory", "width", width, "size", depth, name]:
+                memory_bits += int(width) * int(depth)
                 memories.append({"module": module, "name": name.removeprefix("\\"),
                                  "bits": int(width), "words": int(depth)})
             case ["cell", kind, _name]:
@@ -149,8 +163,7 @@ def _sizes(text: str) -> dict[str, Any]:
             case ["parameter", "\\WIDTH", width] if in_flip_flop:
                 flip_flops += int(width)
     return {"modules": modules, "flip_flop_bits": flip_flops,
-            "memory_bits": sum(each["bits"] * each["words"] for each in memories),
-            "memories": memories}
+            "memory_bits": memory_bits, "memories": memories}
 
 
 def write_card(preset: str, overrides: dict[str, Any], folder: Path) -> Path:
@@ -165,9 +178,7 @@ def write_card(preset: str, overrides: dict[str, Any], folder: Path) -> Path:
     name = "-".join([preset, *(f"{key}{value}" for key, value in sorted(overrides.items()))])
     card = SmartNic(config)
     text = to_rtlil(card, "ringlet")
-    path = folder / f"{name}.v"
-    if not path.exists() or not path.open().readline().startswith(f"// design {design_hash(text)}"):
-        write_if_changed(path, to_verilog(text))
+    path = _write(text, folder / f"{name}.v")
     about = {
         "config": preset,
         "module": "ringlet",

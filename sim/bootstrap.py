@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import venv
 from pathlib import Path
 
@@ -21,13 +22,14 @@ ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 STAMP = ENVIRONMENT / "ready"
 LOCK = ROOT / "requirements.lock"
-NEEDED = (3, 11)
+NEEDED = (3, 11)  # tomllib, which is imported above, is as old
 
 
 def fingerprint() -> str:
     """Say what a finished environment was made from: the versions, the place, the Python."""
-    parts = [LOCK.read_bytes(), (ROOT / "pyproject.toml").read_bytes(),
-             (ROOT / "sim" / "toolchain.py").read_bytes(), str(ROOT).encode(), sys.version.encode()]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    parts = [LOCK.read_bytes(), (ROOT / "sim" / "toolchain.py").read_bytes(), str(ROOT).encode(),
+             sys.version.encode(), repr(project["project"]).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
@@ -59,7 +61,7 @@ def pip(*arguments: str, expected: int = 0) -> None:
                 print("\n  installing them", file=sys.stderr)
     if process.returncode:
         print("".join(log[-30:]), file=sys.stderr)
-        raise SystemExit(f"set-up: pip could not install {' '.join(arguments)}; its words are above")
+        raise SystemExit("set-up: pip could not install the packages; its words are above")
 
 
 def missing() -> list[str]:
