@@ -1,0 +1,153 @@
+"""Merge the card's writes and reads into the requester request stream, and keep their order."""
+
+from typing import Any
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.pcie.fence import COUNT_BITS, WriteFence
+from hw.pcie.types import (
+    CreditLayout,
+    ReadTlpLayout,
+    RequestHeader,
+    TlpLayout,
+    WriteTlpLayout,
+)
+from hw.stream.register import StreamRegister
+from hw.stream.types import check_lanes
+
+__all__ = ["Requester"]
+
+
+class Requester(wiring.Component):
+    """Send write TLPs and reads out on ``rq``, a whole TLP of each in turn.
+
+    ::
+
+        writes ──────────────────────────────►┐
+                  ┌──────┐                    ├──► register ──► rq
+        reads ───►│ slot │──► fence, credit ─►┘
+                  └──────┘
+
+    **Writes wait for no read.** A read takes part in the turns only when its fence is passed and
+    there is credit for it; until then it stands in its slot, beside the way of the writes.
+
+    **Order.** Groups of writes are counted twice, modulo 256: as `DmaWrite` accepts them
+    (``writes_accepted``) and, in the same order, as their last beat is taken on ``rq``
+    (``writes_left``). Whoever must stay behind all writes accepted so far remembers the first count
+    and waits for the second to reach it: `hw.pcie.fence.WriteFence`. The completer does so for each
+    answer on ``cc``, with a capture no earlier than the moment at which the answer's data were
+    read, and sends the answer when ``passed`` is set.
+
+    A fenced read does so too, from the moment it arrives, but with a count of what has *entered*
+    the output register: behind it nothing overtakes. That every write accepted before the read
+    was offered is included: the count is a register that shows a group in the very cycle in which
+    the client sees ``accepted`` (see `DmaWrite`), and the read is captured in that cycle at the
+    earliest.
+
+    Reads keep their order: one that waits (for a fence, for credit) holds up those behind it.
+
+    | Latency: 1 cycle for writes; 2 for reads, a fenced one no less than 1 behind the last write.
+    | Throughput: 1 beat a cycle; when both could always go, one write TLP and one read in turn.
+    | Storage: 1 read; 2 beats. No path from ``rq.ready`` to an input.
+
+    Parameters
+    ----------
+    lanes
+        Byte lanes of a beat: a power of two, at least 4.
+
+    Members
+    -------
+    writes : In(stream.Signature(WriteTlpLayout(lanes)))
+        `DmaWrite.tlps`. Stalled by ``rq`` alone.
+    reads : In(stream.Signature(ReadTlpLayout()))
+    writes_accepted : In(8)
+        `DmaWrite.writes_accepted`.
+    np_credit : In(CreditLayout())
+        Credit for non-posted headers. May grow at any time.
+    rq : Out(stream.Signature(TlpLayout(lanes, RequestHeader())))
+    writes_left : Out(8)
+        Groups of writes whose last beat has been taken on ``rq`` in an earlier cycle.
+    """
+
+    writes: stream.Interface
+    reads: stream.Interface
+    writes_accepted: Signal
+    np_credit: data.View
+    rq: stream.Interface
+    writes_left: Signal
+
+    def __init__(self, lanes: int) -> None:
+        check_lanes(lanes)
+        if lanes < 4:
+            raise ValueError(f"lanes must be at least 4, not {lanes!r}")
+        self.lanes = lanes
+        super().__init__({
+            "writes": In(stream.Signature(WriteTlpLayout(lanes))),
+            "reads": In(stream.Signature(ReadTlpLayout())),
+            "writes_accepted": In(COUNT_BITS),
+            "np_credit": In(CreditLayout()),
+            "rq": Out(stream.Signature(TlpLayout(lanes, RequestHeader()))),
+            "writes_left": Out(COUNT_BITS),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.output = output = StreamRegister(WriteTlpLayout(self.lanes))
+        m.submodules.fence = fence = WriteFence()
+
+        read = Signal(RequestHeader(), reset_less=True)
+        read_valid = Signal()
+        read_can = Signal()
+        read_goes = Signal()
+        reads_next = Signal()       # the read has the next turn, if it can go
+        inside = Signal()           # a write TLP has begun on the output register
+        limit: Any = Signal(CreditLayout())
+        used = Signal(8)
+        entered = Signal(COUNT_BITS)
+        left = Signal(COUNT_BITS)
+
+        # Credit a cycle old is less than there is, never more.
+        m.d.sync += limit.eq(self.np_credit)
+
+        m.d.comb += [
+            self.reads.ready.eq(~read_valid | (read_goes & output.i.ready)),
+            fence.capture.eq(self.reads.valid & self.reads.ready & self.reads.p.fenced),
+            fence.writes_accepted.eq(self.writes_accepted),
+            fence.writes_left.eq(entered),
+            # Once it can go, it can until it goes: fences stay passed, credit is not taken back.
+            read_can.eq(read_valid & fence.passed & (limit.infinite | (limit.limit != used))),
+            read_goes.eq(read_can & ~inside & (reads_next | ~self.writes.valid)),
+            self.writes.ready.eq(output.i.ready & ~read_goes),
+            output.i.valid.eq(read_goes | self.writes.valid),
+            # A read has no data, so that the widest field needs no choice.
+            output.i.p.data.eq(self.writes.p.data),
+            output.i.p.empty.eq(Mux(read_goes, 0, self.writes.p.empty)),
+            output.i.p.last.eq(read_goes | self.writes.p.last),
+            output.i.p.header.eq(Mux(read_goes, read, self.writes.p.header)),
+            output.i.p.ends_group.eq(~read_goes & self.writes.p.ends_group),
+            self.rq.valid.eq(output.o.valid),
+            output.o.ready.eq(self.rq.ready),
+            self.rq.p.data.eq(output.o.p.data),
+            self.rq.p.empty.eq(output.o.p.empty),
+            self.rq.p.last.eq(output.o.p.last),
+            self.rq.p.header.eq(output.o.p.header),
+            self.writes_left.eq(left),
+        ]
+
+        with m.If(self.reads.ready):
+            m.d.sync += [read_valid.eq(self.reads.valid), read.eq(self.reads.p.header)]
+
+        with m.If(output.i.valid & output.i.ready):
+            with m.If(read_goes):
+                m.d.sync += [used.eq(used + 1), reads_next.eq(0)]
+            with m.Else():
+                m.d.sync += [inside.eq(~self.writes.p.last), reads_next.eq(self.writes.p.last)]
+                with m.If(self.writes.p.last & self.writes.p.ends_group):
+                    m.d.sync += entered.eq(entered + 1)
+
+        with m.If(output.o.valid & self.rq.ready & output.o.p.last & output.o.p.ends_group):
+            m.d.sync += left.eq(left + 1)
+
+        return m
