@@ -15,15 +15,21 @@ __all__ = [
     "ChainStatus",
     "FaultLayout",
     "FaultReason",
+    "FaultRecordLayout",
     "FunctionLayout",
+    "LifecycleReport",
+    "LifecycleReportLayout",
+    "LifecycleRequest",
+    "LifecycleRequestLayout",
     "ObligationLayout",
     "QueueCommandLayout",
     "QueueConfigLayout",
     "QueueConfigSignature",
     "QueueLayout",
+    "QueueWriteLayout",
     "ReadyLayout",
+    "RunningLayout",
     "SegmentLayout",
-    "StopLayout",
     "TakeLayout",
     "UsedLayout",
 ]
@@ -76,6 +82,32 @@ class QueueConfigSignature(wiring.Signature):
         super().__init__({
             "queue": Out(QUEUE_BITS), "enable": Out(1), "config": In(QueueConfigLayout()),
         })
+
+
+class QueueWriteLayout(data.StructLayout):
+    """The registers write what the driver wrote about a queue: some bytes of one dword of it.
+
+    ======== ==== ==========================================================================
+    field    bits meaning
+    ======== ==== ==========================================================================
+    queue    13
+    dword    3    0, 1: desc; 2, 3: driver; 4, 5: device (low half first); 6: size (low) and
+                  vector (high)
+    enable   4    Which bytes of the dword
+    data     32
+    clear    1    All of it goes to its reset values instead
+    ======== ==== ==========================================================================
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "dword": 3, "enable": 4, "data": 32, "clear": 1})
+
+
+class RunningLayout(data.StructLayout):
+    """From now on ``queue`` may be served, or not."""
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "running": 1})
 
 
 class ReadyLayout(data.StructLayout):
@@ -136,11 +168,37 @@ class ObligationLayout(data.StructLayout):
         super().__init__({"queue": QUEUE_BITS, "delta": signed(9)})
 
 
-class StopLayout(data.StructLayout):
-    """Stop every queue of ``function``; with ``reset``, forget their positions too."""
+class LifecycleRequest(enum.Enum, shape=2):
+    """What the registers want of the lifecycle."""
+
+    START = 0  # serve this queue
+    STOP = 1   # stop all queues of the function, and keep their positions
+    RESET = 2  # stop all queues of the function, and forget their positions
+
+
+class LifecycleRequestLayout(data.StructLayout):
+    """Start ``queue``, or stop all queues of its function (``queue`` is then its first one).
+
+    One stream for both, so that a start never comes after the stop that it came before. A stop
+    is answered by a report, and until then no other one is asked for the same function.
+    """
 
     def __init__(self) -> None:
-        super().__init__({"function": FUNCTION_BITS, "reset": 1})
+        super().__init__({"queue": QUEUE_BITS, "kind": LifecycleRequest})
+
+
+class LifecycleReport(enum.Enum, shape=1):
+    """What the lifecycle tells the registers."""
+
+    STOPPED = 0      # nothing of the function's queues is in flight any more
+    NEEDS_RESET = 1  # a queue of the function met a fault
+
+
+class LifecycleReportLayout(data.StructLayout):
+    """What became of ``function``. A fault is told before the end of the stop it fell into."""
+
+    def __init__(self) -> None:
+        super().__init__({"function": FUNCTION_BITS, "kind": LifecycleReport})
 
 
 class QueueCommandLayout(data.StructLayout):
@@ -163,7 +221,7 @@ class FaultReason(enum.Enum, shape=4):
     DIRECTION = 6         # device-writable in TX, device-readable in RX
     BAD_FLAGS = 7         # a flag that was not negotiated (INDIRECT)
     BAD_LENGTH = 8        # a chain shorter than the header, or longer than any frame
-    READ_FAILED = 9       # a DMA read came back with UR or CA, or bus mastering was off
+    READ_FAILED = 9       # 8 + `hw.pcie.types.ReadError`: a DMA read came back with UR or CA, or bus mastering was off
     READ_POISONED = 10
     READ_TIMEOUT = 11
 
@@ -173,3 +231,12 @@ class FaultLayout(data.StructLayout):
 
     def __init__(self) -> None:
         super().__init__({"queue": QUEUE_BITS, "reason": FaultReason, "address": 64})
+
+
+class FaultRecordLayout(data.StructLayout):
+    """A fault as the log keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__({
+            "function": FUNCTION_BITS, "queue": QUEUE_BITS, "reason": FaultReason, "address": 64,
+        })
