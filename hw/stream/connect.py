@@ -1,13 +1,16 @@
 """Connect streams of equal layout, and refuse any other pair."""
 
+from typing import Any
+
 from amaranth import Module
 from amaranth.lib import stream
-from amaranth.lib.wiring import connect
+from amaranth.lib.wiring import FlippedInterface, connect
 
 __all__ = ["connect_streams"]
 
 
-def connect_streams(m: Module, producer: stream.Interface, consumer: stream.Interface) -> None:
+def connect_streams(m: Module, producer: "stream.Interface | FlippedInterface[Any, Any]",
+                    consumer: "stream.Interface | FlippedInterface[Any, Any]") -> None:
     """Connect ``producer`` to ``consumer`` after a check that they carry the same payload.
 
     `amaranth.lib.wiring.connect` compares widths alone, and would silently connect two different
