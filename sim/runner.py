@@ -35,7 +35,7 @@ DEFAULT_SEED = 1
 
 # Width remarks on Yosys output say nothing: Amaranth has already sized every operand. What stays
 # fatal is what can be a real fault of ours: UNOPTFLAT (a combinational loop), LATCH, MULTIDRIVEN.
-_QUIET = ("-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC")
+_QUIET = ("-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC", "-Wno-CASEINCOMPLETE")
 
 # The simulator is cocotb's runtime and a small design: compiling costs more than a slow run does.
 # A whole card that runs long is given better ones.
