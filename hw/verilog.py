@@ -24,7 +24,7 @@ from amaranth.lib.wiring import In
 __all__ = ["design_hash", "to_rtlil", "to_verilog", "write_card", "write_if_changed",
            "write_verilog"]
 
-_FORM = "1"
+_FORM = "2"
 """Counts up when the text made from the same RTLIL changes: part of every hash."""
 
 
@@ -62,9 +62,12 @@ def _zeroed_memories_unwritten() -> Iterator[None]:
         rtlil.ModuleEmitter.emit_memory = emit
 
 
-def to_rtlil(top: wiring.Component, name: str) -> str:
-    """Give ``top`` as RTLIL, Yosys's own language: what synthesis reads and hashes are made of."""
-    fragment = Fragment.get(top, None)
+def to_rtlil(top: wiring.Component, name: str, fragment: Fragment | None = None) -> str:
+    """Give ``top`` as RTLIL, Yosys's own language: what synthesis reads and hashes are made of.
+
+    Who has elaborated ``top`` already gives the ``fragment``.
+    """
+    fragment = Fragment.get(top, None) if fragment is None else fragment
     with _zeroed_memories_unwritten():
         # No source locations: they hold absolute paths, and change with every edit.
         text, _names = rtlil.convert_fragment(fragment, _ports(top), name, emit_src=False)
@@ -100,6 +103,18 @@ def _zero_loops(text: str) -> str:
     return "\n".join(after)
 
 
+_KICK = re.compile(r"^( *)reg (\\\$auto\$verilog_backend\S+) += 0;$", re.MULTILINE)
+
+
+def _started_processes(text: str) -> str:
+    """Make every ``always @*`` run once in Icarus, as it does elsewhere.
+
+    Each reads a register that Yosys declares for this alone; but Icarus sets that before the
+    processes wait for it, and one of which no other input changes at time 0 would leave x behind.
+    """
+    return _KICK.sub(r"\g<0>\n`ifdef __ICARUS__\n\1initial \2 <= 1;\n`endif", text)
+
+
 def design_hash(text: str) -> str:
     """Name the Verilog of this RTLIL: equal hashes, equal Verilog."""
     version = amaranth.__version__  # type: ignore[attr-defined]  # not in stubs
@@ -115,7 +130,7 @@ def to_verilog(text: str) -> str:
     # Yosys is Amaranth's own, of one version: the words of another would be other bytes.
     body = verilog._convert_rtlil_text(  # type: ignore[attr-defined]  # not in stubs
         text, strip_internal_attrs=True)
-    return _head(text) + _zero_loops(body)
+    return _head(text) + _started_processes(_zero_loops(body))
 
 
 def write_if_changed(path: Path, text: str) -> None:
