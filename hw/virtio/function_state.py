@@ -1,0 +1,51 @@
+"""What the registers keep of a function, one word of memory each."""
+
+from amaranth.lib import data
+
+from hw.virtio.layouts import NO_VECTOR
+
+__all__ = ["FEATURE_WINDOWS", "FunctionStateLayout"]
+
+FEATURE_WINDOWS = 4
+"""Windows of 32 feature bits that hold something: bits 0 to 127."""
+
+
+class FunctionStateLayout(data.StructLayout):
+    """The driver's side of the common configuration, and where a function stands between resets.
+
+    ===================== ==== =============================================================
+    field                 bits meaning
+    ===================== ==== =============================================================
+    device_feature_select 32   As written
+    driver_feature_select 32   As written
+    driver_features       128  As written, offered or not
+    config_vector         16   FFFFh for none
+    queue_select          16   As written
+    status                8    device_status
+    generation            8    config_generation
+    enabled               n    queue_enable, one bit a queue
+    link                  1    The link state that the device configuration shows
+    asleep                1    In D3hot
+    quiet                 1    The queues were stopped, or not started, because of D3hot
+    want_reset            1    A reset was asked for and has not been carried out
+    want_flr              1    Its end is to be told as that of a function-level reset
+    stop_busy             1    The lifecycle has been asked for a stop and has not reported it
+    stop_reset            1    That stop is one with reset
+    due                   1    A configuration interrupt is to be sent
+    listed                1    The function stands in the queue of those with one
+    ===================== ==== =============================================================
+    """
+
+    def __init__(self, stride: int) -> None:
+        self.stride = stride
+        super().__init__({
+            "device_feature_select": 32, "driver_feature_select": 32,
+            "driver_features": 32 * FEATURE_WINDOWS,
+            "config_vector": 16, "queue_select": 16, "status": 8, "generation": 8,
+            "enabled": stride, "link": 1, "asleep": 1, "quiet": 1, "want_reset": 1, "want_flr": 1,
+            "stop_busy": 1, "stop_reset": 1, "due": 1, "listed": 1,
+        })
+
+    def fresh(self) -> data.Const:
+        """Give the state after a reset of the card."""
+        return self.const({"config_vector": NO_VECTOR})

@@ -1,0 +1,521 @@
+"""The virtio registers of all functions: one sequencer, and one word of memory a function."""
+
+from typing import Any
+
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import enum, memory, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hw.pcie.bar_map import (
+    COMMON_BYTES,
+    COMMON_OFFSET,
+    DEVICE_BYTES,
+    DEVICE_OFFSET,
+    ISR_OFFSET,
+    NOTIFY_BYTES,
+    NOTIFY_OFFSET,
+)
+from hw.pcie.types import InterruptLayout, MmioAnswer, MmioRequest
+from hw.stream.connect import connect_streams
+from hw.stream.queue import StreamQueue
+from hw.stream.register import StreamRegister
+from hw.stream.types import FUNCTION_BITS
+from hw.virtio.common_config import CommonConfig
+from hw.virtio.device_config import DeviceConfig
+from hw.virtio.doorbells import Doorbells
+from hw.virtio.function_state import FunctionStateLayout
+from hw.virtio.isr import InterruptLevelSignature, InterruptStatus
+from hw.virtio.layouts import FEATURE_BITS, NO_VECTOR, Status
+from hw.virtio.types import (
+    FunctionLayout,
+    LifecycleReport,
+    LifecycleReportLayout,
+    LifecycleRequest,
+    LifecycleRequestLayout,
+    QueueConfigSignature,
+    QueueLayout,
+    QueueWriteLayout,
+)
+from hw.virtio.watcher import FunctionWatcher
+
+__all__ = ["Registers"]
+
+_NEEDS_RESET = Status.DEVICE_NEEDS_RESET.value
+
+
+class _Task(enum.Enum, shape=3):
+    """What the sequencer is at."""
+
+    SETTLE = 0     # nothing, once after a reset of the card
+    ACCESS = 1     # one dword of MMIO
+    REPORT = 2     # the lifecycle has stopped a function, or met a fault
+    FLR = 3        # a function-level reset begins
+    LEVELS = 4     # the link or the power state of a function has changed
+    INTERRUPT = 5  # a configuration interrupt can leave
+
+
+class Registers(wiring.Component):
+    """Serve the virtio structures of every function (BAR 2), and what they set in motion.
+
+    ::
+
+        mmio ──► is it a doorbell? ──► Doorbells ──► receive, transmit
+                     │ no
+                     ▼                     ┌──► answers
+        reports ──► sequencer: state of ───┼──► writes (QueueContexts)
+        flr ──────► the function in, ──────┼──► requests (Lifecycle)
+        levels ───► one task, state out ───┼──► interrupts
+                                           └──► flr_done
+
+    Tasks come one after another, each on the whole state of one function, so that none sees half of
+    another. None waits for a queue to drain: a stop is asked for, the state notes it, and the
+    lifecycle's report is a task of its own. So the registers of every function, that one included,
+    answer while it is being stopped. MMIO and the other tasks take turns.
+
+    *Reset* (status 0, or a function-level reset): a stop with reset; when it is reported, all of
+    the function's registers take their reset values. Until then device_status reads as it was and
+    writes have no effect. A reset of a function whose status is 0 is done at once.
+
+    *D3hot*: a stop without reset on entry; on return the enabled queues are started again. Whatever
+    comes between, one stop of a function is under way at a time, and what is still wanted when it
+    ends is asked for then.
+
+    *Configuration interrupt*: the ISR bit at once; the interrupt when the function is awake.
+
+    | Latency: 10 cycles from an access to its answer. Throughput: an access every 11 cycles (one
+      that starts queues: 2 more for each); a doorbell a cycle, but for those behind an access that
+      waits for its turn.
+    | Storage: about 290 bits a function, in memory. After a reset of the card nothing is accepted
+      until all of it and the queue contexts are at their reset values.
+
+    Parameters
+    ----------
+    functions
+        The PF and its VFs, 1 to 256.
+    stride
+        Data queues of a function; a power of two, 2 to 32.
+    queue_size_max
+        Largest size of a queue and its size after reset, a power of two.
+    vectors
+        Entries of a function's MSI-X table, 1 to 2048.
+    offered_physical, offered_virtual
+        The feature bits that the PF and the VFs offer, as numbers (`hw.virtio.features`).
+    mac
+        MAC address of function 0; function f has that plus f.
+    mtu
+        Largest payload of a frame in bytes, 68 to 65535.
+    link_mbps
+        Speed of the wire in Mbit/s.
+
+    Members
+    -------
+    mmio : In(stream.Signature(MmioRequest()))
+        Accesses to BAR 2, of functions that exist.
+    answers : Out(stream.Signature(MmioAnswer()))
+        One for each read, in order.
+    receive_doorbells, transmit_doorbells : Out(stream.Signature(QueueLayout()))
+    bad_doorbells : Out(stream.Signature(FunctionLayout()))
+        As of `Doorbells`.
+    config : Out(QueueConfigSignature())
+    writes : Out(stream.Signature(QueueWriteLayout()))
+        To `QueueContexts`.
+    requests : Out(stream.Signature(LifecycleRequestLayout()))
+    reports : In(stream.Signature(LifecycleReportLayout()))
+        To and from the lifecycle. A request must be accepted in bounded time whether or not a
+        report is.
+    flr : In(stream.Signature(FunctionLayout()))
+    flr_done : Out(stream.Signature(FunctionLayout()))
+        From and to the configuration space: one ``flr_done`` for each function that was named,
+        however often it was named meanwhile.
+    sleep : In(functions)
+        One bit a function: it is in D3hot.
+    link_up : In(1)
+    interrupts : Out(stream.Signature(InterruptLayout()))
+        Configuration interrupts; one of a function does not wait when this stalls: it stands in a
+        list.
+    queue_interrupts : In(stream.Signature(FunctionLayout()))
+        A queue of the function was used: sets bit 0 of its ISR status. Ready within 2 cycles.
+    interrupt_level : In(InterruptLevelSignature())
+        The ISR status, for the Interrupt Status bit of the configuration space.
+    """
+
+    mmio: stream.Interface
+    answers: stream.Interface
+    receive_doorbells: stream.Interface
+    transmit_doorbells: stream.Interface
+    bad_doorbells: stream.Interface
+    config: Any
+    writes: stream.Interface
+    requests: stream.Interface
+    reports: stream.Interface
+    flr: stream.Interface
+    flr_done: stream.Interface
+    sleep: Signal
+    link_up: Signal
+    interrupts: stream.Interface
+    queue_interrupts: stream.Interface
+    interrupt_level: Any
+
+    def __init__(self, functions: int, *, stride: int, queue_size_max: int, vectors: int,
+                 offered_physical: int, offered_virtual: int, mac: int, mtu: int,
+                 link_mbps: int) -> None:
+        if not 1 <= functions <= 1 << FUNCTION_BITS:
+            raise ValueError(f"functions must be from 1 to {1 << FUNCTION_BITS}, not {functions!r}")
+        self.functions = functions
+        self.stride = stride
+        self.common = CommonConfig(
+            stride=stride, queue_size_max=queue_size_max, vectors=vectors,
+            offered_physical=offered_physical, offered_virtual=offered_virtual)
+        self.device = DeviceConfig(offered=offered_physical, mac=mac, mtu=mtu, link_mbps=link_mbps)
+        self.doorbells = Doorbells(stride=stride)
+        super().__init__({
+            "mmio": In(stream.Signature(MmioRequest())),
+            "answers": Out(stream.Signature(MmioAnswer())),
+            "receive_doorbells": Out(stream.Signature(QueueLayout())),
+            "transmit_doorbells": Out(stream.Signature(QueueLayout())),
+            "bad_doorbells": Out(stream.Signature(FunctionLayout())),
+            "config": Out(QueueConfigSignature()),
+            "writes": Out(stream.Signature(QueueWriteLayout())),
+            "requests": Out(stream.Signature(LifecycleRequestLayout())),
+            "reports": In(stream.Signature(LifecycleReportLayout())),
+            "flr": In(stream.Signature(FunctionLayout())),
+            "flr_done": Out(stream.Signature(FunctionLayout())),
+            "sleep": In(functions),
+            "link_up": In(1),
+            "interrupts": Out(stream.Signature(InterruptLayout())),
+            "queue_interrupts": In(stream.Signature(FunctionLayout())),
+            "interrupt_level": In(InterruptLevelSignature()),
+        })
+
+    def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one sequencer, in order
+        m = Module()
+        m.submodules.common = common = self.common
+        m.submodules.device = device = self.device
+        m.submodules.doorbells = doorbells = self.doorbells
+        m.submodules.arrival = arrival = StreamRegister(MmioRequest())
+        m.submodules.isr = isr = InterruptStatus(self.functions)
+        m.submodules.watcher = watcher = FunctionWatcher(self.functions)
+        # A function stands in it at most once (`listed`), so it is never full.
+        m.submodules.list = interrupt_list = StreamQueue(FunctionLayout(), max(2, self.functions))
+        connect_streams(m, flipped(self.mmio), arrival.i)
+        connect_streams(m, flipped(self.receive_doorbells), doorbells.receive)
+        connect_streams(m, flipped(self.transmit_doorbells), doorbells.transmit)
+        connect_streams(m, flipped(self.bad_doorbells), doorbells.bad)
+        connect_streams(m, flipped(self.queue_interrupts), isr.queue)
+        connect(m, flipped(self.interrupt_level), isr.level)
+        m.d.comb += [watcher.sleep.eq(self.sleep), watcher.link_up.eq(self.link_up)]
+
+        depth = max(2, self.functions)
+        layout = FunctionStateLayout(self.stride)
+        mem: memory.Memory[Any, Any] = memory.Memory(shape=layout, depth=depth, init=[])
+        m.submodules.states = mem
+        store = mem.write_port()
+        load = mem.read_port()
+
+        # The task at hand.
+        task = Signal(_Task)
+        function = Signal(FUNCTION_BITS)
+        request: Any = Signal(MmioRequest(), reset_less=True)
+        report = Signal(LifecycleReport, reset_less=True)
+        levels: Any = Signal.like(watcher.changes.payload, reset_less=True)
+        state: Any = Signal(layout, reset_less=True)
+        m.d.comb += [
+            load.addr.eq(function),
+            store.addr.eq(function),
+            store.data.eq(state),
+        ]
+
+        # Where an access falls. Doorbells have their own way.
+        page = arrival.o.p.offset[12:]
+        is_doorbell = Signal()
+        m.d.comb += [
+            is_doorbell.eq(arrival.o.p.write & (page == NOTIFY_OFFSET >> 12)),
+            doorbells.mmio.payload.eq(arrival.o.payload),
+            doorbells.mmio.valid.eq(arrival.o.valid & is_doorbell),
+        ]
+        assert (COMMON_BYTES, DEVICE_BYTES, NOTIFY_BYTES) == (64, 64, 4096)
+        in_common = Signal(reset_less=True)
+        in_isr = Signal(reset_less=True)
+        in_device = Signal(reset_less=True)
+        m.d.sync += [
+            in_common.eq(request.offset[6:] == COMMON_OFFSET >> 6),
+            in_isr.eq(request.offset == ISR_OFFSET),
+            in_device.eq(request.offset[6:] == DEVICE_OFFSET >> 6),
+        ]
+        is_access = Signal()
+        m.d.comb += [
+            is_access.eq(task == _Task.ACCESS),
+            common.function.eq(function),
+            common.dword.eq(request.offset[2:6]),
+            common.enable.eq(Mux(request.write & is_access & in_common, request.enable, 0)),
+            common.data.eq(request.data),
+            common.state.eq(state),
+            common.config.eq(self.config.config),
+            self.config.queue.eq(common.queue),
+            device.function.eq(function),
+            device.dword.eq(request.offset[2:6]),
+            device.link_up.eq(state.link),
+            isr.function.eq(function),
+        ]
+
+        # What a task leaves to be done, each of which may have to wait for its consumer.
+        answer = Signal(32, reset_less=True)
+        answers = Signal()
+        queue_write: Any = Signal(QueueWriteLayout(), reset_less=True)
+        queue_writes = Signal()
+        clears = Signal()                  # reset values into all queues of the function
+        starts = Signal(self.stride)       # queues that are still to be started
+        stops = Signal()
+        stop_kind = Signal(LifecycleRequest, reset_less=True)
+        raises = Signal()                  # the ISR bit is to be set
+        lists = Signal()                   # the function joins the list of interrupts
+        ends_flr = Signal()
+        clear_index = Signal((self.stride - 1).bit_length())
+        start_index = Signal.like(clear_index)
+        start_now = Signal()
+        idle = Signal()                    # nothing of it is left
+        m.d.comb += idle.eq(~Cat(answers, queue_writes, clears, starts, stops, raises, lists,
+                                 ends_flr).any())
+
+        vector = Signal(16, reset_less=True)
+        vector_function = Signal(FUNCTION_BITS, reset_less=True)
+        vector_waits = Signal()
+        m.d.comb += [
+            self.interrupts.valid.eq(vector_waits),
+            self.interrupts.p.function.eq(vector_function),
+            self.interrupts.p.vector.eq(vector),
+        ]
+        with m.If(self.interrupts.ready):
+            m.d.sync += vector_waits.eq(0)
+
+        # Whose turn it is. A function that has been reset is silent, so the end of a stop waits for
+        # an interrupt that is leaving.
+        report_can = Signal()
+        interrupt_can = Signal()
+        event = Signal()
+        accesses_next = Signal()  # the last task was none
+        access = Signal()
+        m.d.comb += [
+            report_can.eq(self.reports.valid
+                          & ~(vector_waits & (self.reports.p.kind == LifecycleReport.STOPPED))),
+            interrupt_can.eq(interrupt_list.o.valid & ~vector_waits),
+            event.eq(report_can | self.flr.valid | watcher.changes.valid | interrupt_can),
+            access.eq(arrival.o.valid & ~is_doorbell & (accesses_next | ~event)),
+        ]
+        m.d.comb += arrival.o.ready.eq(is_doorbell & doorbells.mmio.ready)
+
+        with m.FSM():
+            with m.State("SWEEP"):
+                # Every function at its reset values; memories keep what they hold over a reset.
+                m.d.comb += [store.data.eq(layout.fresh()), store.en.eq(1)]
+                m.d.sync += function.eq(function + 1)
+                with m.If(function == self.functions - 1):
+                    # One clearing of queues: it waits until the queue contexts have been swept.
+                    m.d.sync += [function.eq(0), clears.eq(1)]
+                    m.next = "EFFECTS"
+
+            with m.State("IDLE"):
+                m.d.sync += accesses_next.eq(~access)
+                with m.If(access):
+                    m.d.comb += arrival.o.ready.eq(1)
+                    m.d.sync += [
+                        task.eq(_Task.ACCESS),
+                        function.eq(arrival.o.p.function),
+                        request.eq(arrival.o.payload),
+                    ]
+                    m.next = "FETCH"
+                with m.Elif(report_can):
+                    m.d.comb += self.reports.ready.eq(1)
+                    m.d.sync += [
+                        task.eq(_Task.REPORT),
+                        function.eq(self.reports.p.function),
+                        report.eq(self.reports.p.kind),
+                    ]
+                    m.next = "FETCH"
+                with m.Elif(self.flr.valid):
+                    m.d.comb += self.flr.ready.eq(1)
+                    m.d.sync += [task.eq(_Task.FLR), function.eq(self.flr.p.function)]
+                    m.next = "FETCH"
+                with m.Elif(watcher.changes.valid):
+                    m.d.comb += watcher.changes.ready.eq(1)
+                    m.d.sync += [
+                        task.eq(_Task.LEVELS),
+                        function.eq(watcher.changes.p.function),
+                        levels.eq(watcher.changes.payload),
+                    ]
+                    m.next = "FETCH"
+                with m.Elif(interrupt_can):
+                    m.d.comb += interrupt_list.o.ready.eq(1)
+                    m.d.sync += [
+                        task.eq(_Task.INTERRUPT),
+                        function.eq(interrupt_list.o.p.function),
+                    ]
+                    m.next = "FETCH"
+
+            with m.State("FETCH"):
+                m.d.comb += load.en.eq(1)
+                m.next = "LOAD"
+            with m.State("LOAD"):
+                m.d.sync += state.eq(load.data)
+                m.next = "SELECT"
+            with m.State("SELECT"):
+                m.next = "LOOK-UP"
+            with m.State("LOOK-UP"):
+                m.d.comb += [
+                    self.config.enable.eq(1),
+                    isr.take.eq(is_access & in_isr & ~request.write & request.enable[0]),
+                ]
+                m.next = "MERGE"
+            with m.State("MERGE"):
+                m.d.sync += answer.eq(Mux(in_isr & request.enable[0], isr.bits, 0))
+                m.next = "ACT"
+            with m.State("ACT"):
+                m.next = "DECIDE"
+                with m.Switch(task):
+                    with m.Case(_Task.ACCESS):
+                        m.d.sync += [
+                            answers.eq(~request.write),
+                            state.eq(common.after),
+                            queue_write.eq(common.write),
+                            queue_writes.eq(common.write.enable.any()),
+                            starts.eq(common.starts),
+                        ]
+                        with m.If(in_common):
+                            m.d.sync += answer.eq(common.found)
+                        with m.Elif(in_device):
+                            m.d.sync += answer.eq(device.data)
+                        with m.If(common.clears):
+                            self._reset(m, state)
+                            m.d.sync += clears.eq(1)
+                    with m.Case(_Task.REPORT):
+                        with m.If(report == LifecycleReport.NEEDS_RESET):
+                            # A fault that is older than the last reset is no concern of the driver.
+                            with m.If((state.status != 0) & (state.status & _NEEDS_RESET == 0)
+                                      & ~state.want_reset):
+                                m.d.sync += state.status.eq(state.status | _NEEDS_RESET)
+                                self._notify(m, state, raises)
+                        with m.Else():
+                            m.d.sync += state.stop_busy.eq(0)
+                            with m.If(state.stop_reset):
+                                self._reset(m, state)
+                                m.d.sync += [
+                                    clears.eq(1), ends_flr.eq(state.want_flr),
+                                    # Nothing runs: a sleeping function need not be stopped again.
+                                    state.quiet.eq(state.asleep),
+                                ]
+                    with m.Case(_Task.FLR):
+                        m.d.sync += [state.want_reset.eq(1), state.want_flr.eq(1)]
+                    with m.Case(_Task.LEVELS):
+                        m.d.sync += [state.link.eq(levels.link), state.asleep.eq(levels.asleep)]
+                        with m.If(levels.link != state.link):
+                            m.d.sync += state.generation.eq(state.generation + 1)
+                            with m.If(state.driver_features[FEATURE_BITS["STATUS"]]):
+                                self._notify(m, state, raises)
+                    with m.Case(_Task.INTERRUPT):
+                        m.d.sync += state.listed.eq(0)
+                        with m.If(~state.asleep):
+                            m.d.sync += [
+                                state.due.eq(0),
+                                vector.eq(state.config_vector),
+                                vector_function.eq(function),
+                                vector_waits.eq(state.due & (state.config_vector != NO_VECTOR)),
+                            ]
+
+            with m.State("DECIDE"):
+                # What the state now asks for, whichever task brought it there.
+                m.next = "STORE"
+                with m.If(~state.stop_busy):
+                    with m.If(state.want_reset):
+                        m.d.sync += [
+                            stops.eq(1), stop_kind.eq(LifecycleRequest.RESET),
+                            state.stop_busy.eq(1), state.stop_reset.eq(1),
+                        ]
+                    with m.Elif(state.asleep & ~state.quiet):
+                        m.d.sync += [
+                            stops.eq(1), stop_kind.eq(LifecycleRequest.STOP),
+                            state.stop_busy.eq(1), state.stop_reset.eq(0), state.quiet.eq(1),
+                        ]
+                    with m.Elif(~state.asleep & state.quiet):
+                        m.d.sync += state.quiet.eq(0)
+                        with m.If(state.status & Status.DRIVER_OK.value != 0):
+                            m.d.sync += starts.eq(state.enabled)
+                # Nothing starts in a function that sleeps or is about to be reset.
+                with m.If(state.want_reset | state.asleep | (state.quiet & state.stop_busy)
+                          | (state.status & _NEEDS_RESET != 0)):
+                    m.d.sync += starts.eq(0)
+                with m.If(state.due & ~state.listed & ~state.asleep):
+                    m.d.sync += [state.listed.eq(1), lists.eq(1)]
+            with m.State("STORE"):
+                m.d.comb += store.en.eq(1)
+                m.next = "EFFECTS"
+            with m.State("EFFECTS"):
+                m.d.comb += [
+                    self.answers.valid.eq(answers),
+                    self.writes.valid.eq(clears | queue_writes),
+                    isr.config.valid.eq(raises),
+                    # In the ISR before in an interrupt; cleared before told to be.
+                    interrupt_list.i.valid.eq(lists & ~raises),
+                    self.flr_done.valid.eq(ends_flr & ~clears),
+                    self.requests.valid.eq(stops | start_now),
+                ]
+                with m.If(clears):
+                    m.d.comb += isr.take.eq(1)
+                with m.If(self.answers.ready):
+                    m.d.sync += answers.eq(0)
+                with m.If(self.writes.ready):
+                    m.d.sync += queue_writes.eq(0)
+                    with m.If(clears):
+                        m.d.sync += clear_index.eq(clear_index + 1)
+                        with m.If(clear_index == self.stride - 1):
+                            m.d.sync += clears.eq(0)
+                with m.If(isr.config.ready):
+                    m.d.sync += raises.eq(0)
+                with m.If(interrupt_list.i.ready & ~raises):
+                    m.d.sync += lists.eq(0)
+                with m.If(self.flr_done.ready & ~clears):
+                    m.d.sync += ends_flr.eq(0)
+                with m.If(self.requests.ready):
+                    m.d.sync += stops.eq(0)
+                with m.If(~start_now | self.requests.ready):
+                    m.d.sync += [starts.bit_select(start_index, 1).eq(0),
+                                 start_index.eq(start_index + 1)]
+                with m.If(idle):
+                    m.d.sync += start_index.eq(0)
+                    m.next = "IDLE"
+
+        m.d.comb += [
+            self.answers.p.data.eq(answer),
+            self.writes.payload.eq(queue_write),
+            isr.config.p.function.eq(function),
+            interrupt_list.i.p.function.eq(function),
+            self.flr_done.p.function.eq(function),
+            start_now.eq(starts.bit_select(start_index, 1)),
+            self.requests.p.kind.eq(Mux(stops, stop_kind, LifecycleRequest.START)),
+            self.requests.p.queue.eq(Cat(Mux(stops, 0, start_index), function)),
+        ]
+        with m.If(clears):
+            m.d.comb += [
+                self.writes.p.queue.eq(Cat(clear_index, function)),
+                self.writes.p.clear.eq(1),
+            ]
+        return m
+
+    def _notify(self, m: Module, state: Any, raises: Signal) -> None:
+        """A configuration change that the driver is to be told of, if it is there."""
+        with m.If((state.status & Status.DRIVER_OK.value != 0) & ~state.want_reset):
+            m.d.sync += [state.due.eq(1), raises.eq(1)]
+
+    def _reset(self, m: Module, state: Any) -> None:
+        """What the driver wrote goes; where the card itself stands remains."""
+        m.d.sync += [
+            state.device_feature_select.eq(0),
+            state.driver_feature_select.eq(0),
+            state.driver_features.eq(0),
+            state.config_vector.eq(NO_VECTOR),
+            state.queue_select.eq(0),
+            state.status.eq(0),
+            state.enabled.eq(0),
+            state.want_reset.eq(0),
+            state.want_flr.eq(0),
+            state.due.eq(0),
+        ]
