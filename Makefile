@@ -2,7 +2,12 @@
 # by whichever runs first; a second run sets nothing up.
 
 PYTHON ?= python3
+
+# A card is a preset with fields of hw/config.py overridden: CONFIG=full VFS=64 SET="queue_pairs=4".
 CONFIG ?= full
+VFS ?=
+SET ?=
+CARD = $(CONFIG) $(foreach pair,$(if $(VFS),vfs=$(VFS)) $(SET),--set $(pair))
 
 READY := .venv/ready
 RUN := .venv/bin/python
@@ -10,7 +15,7 @@ export AMARANTH_USE_YOSYS := builtin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help set-up test lock system-deps clean
+.PHONY: help set-up test verilog synth lock system-deps clean
 
 help:
 	@sed -n 's/^## *//p' $(MAKEFILE_LIST)
@@ -28,6 +33,16 @@ ARGS ?=
 WORKERS ?= 2
 test: $(READY)
 	RINGLET_SEED=$(SEED) $(RUN) -m pytest -n $(WORKERS) $(ARGS) $(TESTS)
+
+## make verilog       the card's Verilog; CONFIG=full VFS=n SET="field=number ..."
+verilog: $(READY)
+	$(RUN) -m hw.verilog $(CARD)
+
+## make synth         its size and depth of logic, by room; the same variables, or
+##                    BLOCK="hw.stream.register:StreamRegister(64)" for one component
+BLOCK ?=
+synth: $(READY)
+	$(RUN) -m sim.synth $(if $(BLOCK),--block '$(BLOCK)',$(CARD))
 
 ## make lock          renew requirements.lock from pyproject.toml
 lock:

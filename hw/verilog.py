@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,10 +21,10 @@ from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
-__all__ = ["design_hash", "to_rtlil", "to_verilog", "write_card", "write_if_changed",
-           "write_verilog"]
+__all__ = ["design_hash", "parse_overrides", "to_rtlil", "to_verilog", "write_card",
+           "write_if_changed", "write_verilog"]
 
-_FORM = "2"
+_FORM = "3"
 """Counts up when the text made from the same RTLIL changes: part of every hash."""
 
 
@@ -115,6 +115,28 @@ def _started_processes(text: str) -> str:
     return _KICK.sub(r"\g<0>\n`ifdef __ICARUS__\n\1initial \2 <= 1;\n`endif", text)
 
 
+_CONSTANT = re.compile(r"^( *)always @\*\n *(\S.* = \d+'[hbd][0-9a-fx_]+;)$", re.MULTILINE)
+
+
+def _constant_parts(text: str) -> str:
+    """Give the process of a constant part of a signal something to wait for.
+
+    Without it a process has nothing that would ever start it, and the part would stay unknown.
+    """
+    count = 0
+
+    def start(found: re.Match[str]) -> str:
+        nonlocal count
+        count += 1
+        name = f"start_{count - 1}"
+        indent, assignment = found.groups()
+        return (f"{indent}reg {name} = 0;\n`ifdef __ICARUS__\n{indent}initial {name} <= 1;\n`endif\n"
+                f"{indent}always @* begin\n{indent}  if ({name}) begin end\n"
+                f"{indent}  {assignment}\n{indent}end")
+
+    return _CONSTANT.sub(start, text)
+
+
 def design_hash(text: str) -> str:
     """Name the Verilog of this RTLIL: equal hashes, equal Verilog."""
     version = amaranth.__version__  # type: ignore[attr-defined]  # not in stubs
@@ -130,7 +152,7 @@ def to_verilog(text: str) -> str:
     # Yosys is Amaranth's own, of one version: the words of another would be other bytes.
     body = verilog._convert_rtlil_text(  # type: ignore[attr-defined]  # not in stubs
         text, strip_internal_attrs=True)
-    return _head(text) + _started_processes(_zero_loops(body))
+    return _head(text) + _constant_parts(_started_processes(_zero_loops(body)))
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -207,6 +229,17 @@ def write_card(preset: str, overrides: dict[str, Any], folder: Path) -> Path:
     return path
 
 
+def parse_overrides(pairs: Sequence[str]) -> dict[str, int]:
+    """Read fields of a card from words such as ``vfs=64``; `ValueError` names what is wrong."""
+    overrides = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if not re.fullmatch(r"[a-z_]+=(0x[0-9a-fA-F_]+|[0-9_]+)", pair):
+            raise ValueError(f"{pair!r} must be FIELD=NUMBER, such as vfs=64")
+        overrides[key] = int(value, 0)
+    return overrides
+
+
 def main() -> int:
     """Write a card as the command line asks."""
     parser = argparse.ArgumentParser(prog="python -m hw.verilog", description=main.__doc__)
@@ -216,13 +249,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("build/verilog"))
     options = parser.parse_args()
     try:
-        overrides = {}
-        for pair in options.set:
-            key, equals, value = pair.partition("=")
-            if not equals or not re.fullmatch(r"-?(0x)?[0-9a-fA-F_]+", value):
-                raise ValueError(f"--set {pair}: must be FIELD=NUMBER")
-            overrides[key] = int(value, 0)
-        print(write_card(options.preset, overrides, options.folder))
+        print(write_card(options.preset, parse_overrides(options.set), options.folder))
     except ValueError as error:
         print(f"hw.verilog: {error}", file=sys.stderr)
         return 2
