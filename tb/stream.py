@@ -71,7 +71,8 @@ def pace(stalls: bool, seed: int) -> Iterator[bool]:
 
 async def reset(dut: Dut) -> None:
     """Start the clock and reset the component; to be called once, after the sources are made."""
-    Clock(dut.clk, CLOCK_NS, unit="ns").start()
+    # Low at first: the first edge finds reset and inputs in place, and no register takes an X.
+    Clock(dut.clk, CLOCK_NS, unit="ns").start(start_high=False)
     dut.rst.value = 1
     await cycles(dut, 2)
     dut.rst.value = 0

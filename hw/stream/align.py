@@ -475,13 +475,14 @@ class HeaderStrip(wiring.Component):
             self.headers.payload.eq(header),
             header_ends.eq((row == rows - 1) | last),
             header_moves.eq(self.i.valid & ~body & (~flushes | self.o.ready)
-                            & (~header_ends | ~header_valid | self.headers.ready)),
+                            & (~header_valid | self.headers.ready)),
         ]
 
-        # In front of the cut of this beat come the bytes behind the cut of the one before.
+        # In front of the cut of this beat come the bytes behind the cut of the one before. (In a
+        # flush nothing else: a payload that waits must not change with what arrives.)
         if cut < lanes:
             m.d.comb += [
-                self.o.p.data.eq(Cat(held[8 * cut:], self.i.p.data[:8 * cut])),
+                self.o.p.data.eq(Cat(held[8 * cut:], Mux(flushes, 0, self.i.p.data[:8 * cut]))),
                 self.o.p.last.eq(flushes | (last & ~over)),
                 self.o.p.empty.eq(Mux(flushes, flush_empty,
                                       Mux(last & ~over, cut - count, 0))),

@@ -1,6 +1,6 @@
 """Move bytes between the lanes of a beat."""
 
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 
 __all__ = ["lanes_from", "rotate_bytes"]
 
@@ -20,5 +20,5 @@ def rotate_bytes(m: Module, word: Value, amount: Value) -> Signal:
 
 
 def lanes_from(first: Value, lanes: int) -> Value:
-    """One bit a lane: set from lane ``first`` on."""
-    return Cat(first <= lane for lane in range(lanes))
+    """One bit a lane: set from lane ``first`` (0 to ``lanes - 1``) on."""
+    return Cat(*(first <= lane for lane in range(lanes - 1)), Const(1))
