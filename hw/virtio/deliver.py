@@ -9,7 +9,7 @@ from hw.stream.memory import ForwardingMemory
 from hw.stream.queue import StreamQueue
 from hw.stream.types import LENGTH_BITS, QUEUE_BITS
 from hw.stream.worklist import WorkList
-from hw.virtio.layouts import NET_HEADER_BYTES
+from hw.virtio.layouts import NET_HEADER
 from hw.virtio.types import (
     ChainLayout,
     ChainStatus,
@@ -19,9 +19,9 @@ from hw.virtio.types import (
     ReadyLayout,
     TakeLayout,
 )
-from hw.wire.types import FrameHandle
+from hw.wire.types import FrameHandle, PoolReadLayout
 
-__all__ = ["Deliver", "DeliveryLayout", "DropReason", "DroppedLayout", "PoolReadLayout"]
+__all__ = ["Deliver", "DeliveryLayout", "DropReason", "DroppedLayout"]
 
 _BURST = 16        # most frames of a queue in a row
 _MATCHING_MAX = 16 # frames between their queue and their chain
@@ -39,13 +39,6 @@ class DroppedLayout(data.StructLayout):
 
     def __init__(self) -> None:
         super().__init__({"queue": QUEUE_BITS, "reason": DropReason})
-
-
-class PoolReadLayout(data.StructLayout):
-    """Read a frame out of a pool and free its cells; with ``drop``, free them at once."""
-
-    def __init__(self, cells: int) -> None:
-        super().__init__({"frame": FrameHandle(cells), "drop": 1})
 
 
 class DeliveryLayout(data.StructLayout):
@@ -135,8 +128,11 @@ class Deliver(wiring.Component):
             data.StructLayout({"frame": FrameHandle(self.cells), "down": 1, "queue": QUEUE_BITS}),
             _MATCHING_MAX)
         m.submodules.credit = credit = StreamArbiter(ReadyLayout(), 2)
-        announced, returned = credit.i
-        connect(m, flipped(self.ready), announced)
+        # Given back by way of a queue: what decides below looks at its ready before it is valid.
+        m.submodules.returns = returns = StreamQueue(ReadyLayout(), 2)
+        returned = returns.i
+        connect(m, flipped(self.ready), credit.i[0])
+        connect(m, returns.o, credit.i[1])
 
         settled = Signal()  # nothing of earlier turns is between a frame queue and its chain
         self._turns(m, credit.o, turns.i, settled)
@@ -165,7 +161,7 @@ class Deliver(wiring.Component):
         asks = Signal()
         m.d.comb += [
             self.takes.p.queue.eq(popped.o.p.queue),
-            self.takes.p.bytes.eq(self.frames.p.bytes + NET_HEADER_BYTES),
+            self.takes.p.bytes.eq(self.frames.p.bytes + NET_HEADER.size),
             asks.eq(self.frames.valid & popped.o.valid & matching.i.ready),
             self.takes.valid.eq(asks & ~popped.o.p.down),
             matching.i.valid.eq(asks & (self.takes.ready | popped.o.p.down)),
@@ -202,7 +198,7 @@ class Deliver(wiring.Component):
             delivery.i.valid.eq(decided & found),
             delivery.i.p.queue.eq(frame.queue),
             delivery.i.p.id.eq(self.chains.p.id),
-            delivery.i.p.bytes.eq(frame.frame.bytes + NET_HEADER_BYTES),
+            delivery.i.p.bytes.eq(frame.frame.bytes + NET_HEADER.size),
             drop.i.valid.eq(decided & ~found),
             drop.i.p.queue.eq(frame.queue),
             drop.i.p.reason.eq(Mux(short, DropReason.NO_FIT, DropReason.QUEUE_DOWN)),
@@ -211,14 +207,14 @@ class Deliver(wiring.Component):
             returned.p.queue.eq(frame.queue),
             returned.p.count.eq(1),
         ]
-        returns = Signal(range(8))  # credits that were given back and not yet counted
+        uncounted = Signal(range(8))  # credits that were given back and not yet counted
         counted = Signal()
         m.d.comb += [
             counted.eq(credit.o.valid & credit.o.ready & (credit.source == 1)),
             settled.eq((matching.level == 0) & (popped.level == 0) & (turns.level == 0)
-                       & (left == 0) & (returns == 0)),
+                       & (left == 0) & (uncounted == 0)),
         ]
-        m.d.sync += returns.eq(returns + (returned.valid & returned.ready) - counted)
+        m.d.sync += uncounted.eq(uncounted + (returned.valid & returned.ready) - counted)
         return m
 
     def _turns(self, m: Module, credit: stream.Interface, turns: stream.Interface,

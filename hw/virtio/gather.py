@@ -8,7 +8,7 @@ from hw.pcie.types import ReadRequestLayout
 from hw.stream.register import StreamRegister
 from hw.stream.types import LENGTH_BITS, QUEUE_BITS
 from hw.vf.scheduler import GrantLayout
-from hw.virtio.layouts import NET_HEADER_BYTES
+from hw.virtio.layouts import NET_HEADER
 from hw.virtio.types import ChainLayout, ChainStatus, SegmentLayout, TakeLayout
 
 __all__ = ["GATHER_CONTEXT_BITS", "Gather", "GatherContext"]
@@ -140,7 +140,7 @@ class Gather(wiring.Component):
         tlps = Signal(LENGTH_BITS)
         cell_bits = (self.cell_bytes - 1).bit_length()
         m.d.comb += [
-            frame_bytes.eq(self.chains.p.bytes - NET_HEADER_BYTES),
+            frame_bytes.eq(self.chains.p.bytes - NET_HEADER.size),
             last_byte.eq(frame_bytes - 1),
             whole_reads.eq((self.chains.p.bytes >> 7) >> self.read_size),
             # A buffer of n bytes touches at most n / size + 2 aligned pieces of that size.
@@ -148,9 +148,9 @@ class Gather(wiring.Component):
         ]
 
         # Where the next byte falls: the lane, and how much of the header is still to come.
-        header_lead = -NET_HEADER_BYTES % self.lanes
+        header_lead = -NET_HEADER.size % self.lanes
         lane = Signal(range(self.lanes))
-        header_left = Signal(range(NET_HEADER_BYTES + 1))
+        header_left = Signal(range(NET_HEADER.size + 1))
         begin = Signal()
         segment = self.segments.p
         piece_address = Signal(64)
@@ -191,7 +191,7 @@ class Gather(wiring.Component):
                     cells.eq((last_byte >> cell_bits) + 1),
                     long.eq(tlps > self.group_tlps),
                     lane.eq(header_lead),
-                    header_left.eq(NET_HEADER_BYTES),
+                    header_left.eq(NET_HEADER.size),
                     begin.eq(1),
                 ]
                 with m.If(self.chains.valid & (self.chains.p.status == ChainStatus.FOUND)):

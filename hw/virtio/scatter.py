@@ -10,7 +10,7 @@ from hw.stream.queue import StreamQueue
 from hw.stream.register import StreamRegister
 from hw.stream.types import LENGTH_BITS, BeatLayout
 from hw.virtio.deliver import DeliveryLayout
-from hw.virtio.layouts import NET_HEADER_BYTES
+from hw.virtio.layouts import NET_HEADER
 from hw.virtio.types import SegmentLayout, UsedLayout
 
 __all__ = ["Scatter"]
@@ -76,7 +76,7 @@ class Scatter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
-        m.submodules.insert = insert = HeaderInsert(self.lanes, max_header_bytes=NET_HEADER_BYTES)
+        m.submodules.insert = insert = HeaderInsert(self.lanes, max_header_bytes=NET_HEADER.size)
         connect(m, flipped(self.frames), insert.i)
         connect(m, insert.o, flipped(self.data))
         m.submodules.writing = writing = StreamQueue(DeliveryLayout(), _WRITING_MAX)
@@ -94,16 +94,16 @@ class Scatter(wiring.Component):
             segment.i.p.length.eq(Mux(fits, left, buffer.length)),
             segment.i.p.last.eq(fits),
             # num_buffers is the last field of the header; all others are 0.
-            insert.headers.p.header.eq(1 << 8 * (NET_HEADER_BYTES - 2)),
-            insert.headers.p.header_bytes.eq(NET_HEADER_BYTES),
+            insert.headers.p.data.eq(1 << 8 * (NET_HEADER.size - 2)),
+            insert.headers.p.bytes.eq(NET_HEADER.size),
+            insert.headers.valid.eq(1),
             writing.i.payload.eq(self.deliveries.payload),
         ]
         with m.FSM():
             with m.State("DELIVERY"):
                 m.d.comb += [
-                    insert.headers.valid.eq(self.deliveries.valid & writing.i.ready),
-                    self.deliveries.ready.eq(insert.headers.ready & writing.i.ready),
-                    writing.i.valid.eq(self.deliveries.valid & insert.headers.ready),
+                    self.deliveries.ready.eq(writing.i.ready),
+                    writing.i.valid.eq(self.deliveries.valid),
                 ]
                 with m.If(self.deliveries.valid & self.deliveries.ready):
                     m.d.sync += [

@@ -4,7 +4,7 @@ from amaranth.lib import data
 
 from hw.stream.types import LENGTH_BITS, QUEUE_BITS, check_lanes
 
-__all__ = ["FrameHandle", "PoolWriteLayout", "QueuedFrame"]
+__all__ = ["FrameHandle", "PoolReadLayout", "PoolWriteLayout", "QueuedFrame"]
 
 
 class FrameHandle(data.StructLayout):
@@ -22,6 +22,13 @@ class QueuedFrame(data.StructLayout):
 
     def __init__(self, cells: int) -> None:
         super().__init__({"queue": QUEUE_BITS, "frame": FrameHandle(cells)})
+
+
+class PoolReadLayout(data.StructLayout):
+    """Read a frame out of a pool and free its cells; with ``drop``, free them at once."""
+
+    def __init__(self, cells: int) -> None:
+        super().__init__({"frame": FrameHandle(cells), "drop": 1})
 
 
 class PoolWriteLayout(data.StructLayout):
