@@ -1,0 +1,456 @@
+"""A virtio network card in plain Python: what the driver is tested against without any RTL.
+
+It keeps its structures at odd places, offers decoys beside them, and complains about everything
+that a driver must not do. It is no reference for the card's timing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tb.interrupts import InterruptController
+from tb.memory import HostMemory
+
+__all__ = ["ModelNic", "ModelQueue"]
+
+_BARS = {0: (0x1000, 0x0), 2: (0x4000, 0xC), 4: (0x8000, 0x4)}  # size, low bits of the register
+_COMMON, _NOTIFY, _ISR, _DEVICE = (4, 0x1040), (2, 0x2002), (0, 0x803), (4, 0x3100)
+_TABLE, _PENDING = (2, 0x0800), (0, 0x100)
+_COMMON_SIZES = {0: 4, 4: 4, 8: 4, 12: 4, 16: 2, 18: 2, 20: 1, 21: 1, 22: 2, 24: 2, 26: 2, 28: 2,
+                 30: 2, 32: 4, 36: 4, 40: 4, 44: 4, 48: 4, 52: 4, 56: 2, 58: 2, 60: 2, 62: 2}
+_READ_ONLY = (4, 18, 21, 30, 56, 60, 62)
+
+
+@dataclass
+class ModelQueue:
+    """Registers and positions of one queue."""
+
+    size: int
+    vector: int = 0xFFFF
+    enabled: bool = False
+    addresses: list[int] = field(default_factory=lambda: [0] * 6)
+    seen: int = 0
+    used: int = 0
+    no_notify: bool = False
+
+    def address(self, which: int) -> int:
+        """Address of the descriptors, the available ring or the used ring (0, 1, 2)."""
+        return self.addresses[2 * which] | self.addresses[2 * which + 1] << 32
+
+
+class ModelNic:
+    """One function with two queues.
+
+    Parameters
+    ----------
+    features
+        Bits offered, as a mask.
+    vectors
+        Entries of the MSI-X table.
+    notify_multiplier
+        0 puts both doorbells at one address.
+    """
+
+    def __init__(self, memory: HostMemory, interrupts: InterruptController, *, features: int,
+                 vectors: int = 3, queue_size: int = 64, notify_multiplier: int = 2,
+                 now: Callable[[], int] = lambda: 0) -> None:
+        self.memory = memory
+        self.interrupts = interrupts
+        self.offered = features
+        self.vectors = vectors
+        self.queue_size_max = queue_size
+        self.notify_multiplier = notify_multiplier
+        self.now = now
+        self.net_config = bytearray(28)
+        self.complaints: list[str] = []
+        self.sent: list[bytes] = []
+        self.kicks = 0
+        self.refuse_features = False
+        self.change_config_once: Callable[[], None] | None = None
+        self.reset_reads = 0
+        """So often device_status still reads non-zero after a reset."""
+        self._config = bytearray(4096)
+        self._writable = bytearray(4096)
+        self._make_config()
+        self._power_on()
+
+    # --- configuration space
+
+    def _power_on(self) -> None:
+        self._config[4:6] = bytes(2)
+        self._config[0x10:0x28] = bytes(24)
+        for bar, (_size, kind) in _BARS.items():
+            self._config[0x10 + 4 * bar] = kind
+        self._config[0xA8:0xAA] = struct.pack("<H", 0x2000)
+        self._config[0x72:0x74] = struct.pack("<H", self.vectors - 1)
+        self._masks = [True] * self.vectors
+        self._entries = [[0, 0, 0] for _ in range(self.vectors)]
+        self._pending = [False] * self.vectors
+        self._reset_device()
+
+    def _make_config(self) -> None:
+        config, writable = self._config, self._writable
+
+        def put(at: int, layout: str, *values: int) -> None:
+            struct.pack_into("<" + layout, config, at, *values)
+
+        put(0, "HHHHBBHBBBB", 0x1AF4, 0x1041, 0, 0x0010, 1, 0, 0x0200, 0, 0, 0, 0)
+        put(0x2C, "HH", 0x1AF4, 0x0041)
+        writable[4:6] = b"\x06\x04"
+        for bar, (size, kind) in _BARS.items():
+            at = 0x10 + 4 * bar
+            writable[at:at + 4] = struct.pack("<I", -size & 0xFFFF_FFFF)
+            if kind & 4:
+                writable[at + 4:at + 8] = b"\xff" * 4
+        capabilities: list[tuple[int, bytes]] = [
+            (0x40, struct.pack("<BxHHH", 0x01, 3, 8, 0)),
+            (0x48, self._virtio_cap(1, 7, 0, 64)),  # a bar that does not exist
+            (0x58, self._virtio_cap(77, 4, 0, 64)),  # a kind that is reserved
+            (0x70, struct.pack("<BxHII", 0x11, 0, _TABLE[1] | _TABLE[0],
+                               _PENDING[1] | _PENDING[0])),
+            (0x80, self._virtio_cap(1, *_COMMON, 64)),
+            (0xA0, struct.pack("<BxHIHH", 0x10, 2, 0x1000_8022, 0, 0).ljust(0x3C, b"\0")),
+            (0xDC, self._virtio_cap(5, 0, 0, 0, struct.pack("<I", 0))),
+            (0x90, self._virtio_cap(4, *_DEVICE, 28)),
+            (0xF0, self._virtio_cap(1, 0, 0, 64)),  # a second one, which does not count
+            (0x68, b"\x09\x00\x08\x09\xf4\x1a\x00\x00"),  # vendor data
+        ]
+        # There is no room for all in 256 bytes with the Express structure whole: it is cut short.
+        capabilities[5] = (0xA0, capabilities[5][1][:0x14])
+        capabilities += [(0xB4, self._virtio_cap(2, *_NOTIFY, 0x10,
+                                                 struct.pack("<I", self.notify_multiplier))),
+                         (0xC8, self._virtio_cap(3, *_ISR, 1))]
+        config[0x34] = capabilities[0][0]
+        for (at, data), following in zip(
+                capabilities, [*(at for at, _ in capabilities[1:]), 0], strict=True):
+            config[at:at + len(data)] = data
+            config[at + 1] = following
+        writable[0x44] = 3  # power state
+        writable[0x73] = 0xC0  # MSI-X control
+        writable[0xA8:0xAA] = b"\xff\xff"
+        for at in (0xE0, *range(0xE4, 0xEC)):
+            writable[at] = 0xFF
+
+    @staticmethod
+    def _virtio_cap(kind: int, bar: int, offset: int, length: int, more: bytes = b"") -> bytes:
+        return struct.pack("<BBBBBBHII", 9, 0, 16 + len(more), kind, bar, 0, 0, offset,
+                           length) + more
+
+    def config_read(self, offset: int, size: int) -> int:
+        """Read configuration space."""
+        if 0xEC <= offset < 0xF0:
+            return self._window(size, None)
+        return int.from_bytes(self._config[offset:offset + size], "little")
+
+    def config_write(self, offset: int, size: int, value: int) -> None:
+        """Write configuration space."""
+        if 0xEC <= offset < 0xF0:
+            self._window(size, value)
+            return
+        for at, byte in enumerate(value.to_bytes(size, "little"), offset):
+            mask = self._writable[at]
+            self._config[at] = self._config[at] & ~mask | byte & mask
+        if 0x10 <= offset < 0x28 and self._config[4] & 2:
+            self.complaints.append("a BAR is changed while memory is decoded")
+        if offset == 0xA8 and value & 0x8000:
+            self._power_on()
+        if offset <= 0x73 < offset + size:
+            self._send_pending()
+
+    def _window(self, size: int, value: int | None) -> int:
+        bar = self._config[0xE0]
+        offset, length = struct.unpack_from("<II", self._config, 0xE4)
+        if length != size or offset % length or bar not in _BARS:
+            self.complaints.append(f"PCI_CFG window of {length} bytes at {offset:#x} of BAR {bar}")
+            return 0
+        if value is None:
+            return self._read(bar, offset, size)
+        self._write(bar, offset, size, value)
+        return 0
+
+    # --- BARs
+
+    def _decode(self, address: int) -> tuple[int, int] | None:
+        for bar, (size, kind) in _BARS.items():
+            low, high = struct.unpack_from("<II", self._config, 0x10 + 4 * bar)
+            base = low & ~0xF | (high << 32 if kind & 4 else 0)
+            if base <= address < base + size and self._config[4] & 2:
+                return bar, address - base
+        return None
+
+    def mmio_read(self, address: int, size: int) -> int:
+        """Read memory of the card; all ones where there is none."""
+        place = self._decode(address)
+        return self._read(*place, size) if place else (1 << 8 * size) - 1
+
+    def mmio_write(self, address: int, size: int, value: int) -> None:
+        """Write memory of the card."""
+        place = self._decode(address)
+        if place is None:
+            self.complaints.append(f"a write to {address:#x}, where nothing is")
+        else:
+            self._write(*place, size, value)
+
+    def _read(self, bar: int, offset: int, size: int) -> int:
+        if bar == _COMMON[0] and _COMMON[1] <= offset < _COMMON[1] + 64:
+            return self._read_common(offset - _COMMON[1], size)
+        if (bar, offset) == _ISR:
+            isr, self._isr = self._isr, 0
+            return isr
+        if bar == _DEVICE[0] and _DEVICE[1] <= offset < _DEVICE[1] + 28:
+            at = offset - _DEVICE[1]
+            value = int.from_bytes(self.net_config[at:at + size], "little")
+            if self.change_config_once is not None:
+                change, self.change_config_once = self.change_config_once, None
+                change()
+                self._generation = (self._generation + 1) & 0xFF
+            return value
+        if (bar, offset) == _PENDING:
+            return sum(pending << vector for vector, pending in enumerate(self._pending))
+        if bar == _TABLE[0] and _TABLE[1] <= offset < _TABLE[1] + 16 * self.vectors:
+            vector, place = divmod(offset - _TABLE[1], 16)
+            return [*self._entries[vector], int(self._masks[vector])][place // 4]
+        self.complaints.append(f"a read of {size} bytes at {offset:#x} of BAR {bar}")
+        return 0
+
+    def _write(self, bar: int, offset: int, size: int, value: int) -> None:
+        if bar == _COMMON[0] and _COMMON[1] <= offset < _COMMON[1] + 64:
+            self._write_common(offset - _COMMON[1], size, value)
+        elif bar == _NOTIFY[0] and _NOTIFY[1] <= offset < _NOTIFY[1] + 0x10:
+            self._kick(offset - _NOTIFY[1], size, value)
+        elif bar == _TABLE[0] and _TABLE[1] <= offset < _TABLE[1] + 16 * self.vectors:
+            vector, place = divmod(offset - _TABLE[1], 16)
+            if place == 12:
+                self._masks[vector] = bool(value & 1)
+                self._send_pending()
+            else:
+                if not self._masks[vector]:
+                    self.complaints.append(f"vector {vector} is changed while unmasked")
+                self._entries[vector][place // 4] = value
+        else:
+            self.complaints.append(f"a write of {size} bytes at {offset:#x} of BAR {bar}")
+
+    # --- common configuration
+
+    def _reset_device(self) -> None:
+        self.status = 0
+        self.accepted = 0
+        self.queues = [ModelQueue(self.queue_size_max) for _ in range(2)]
+        self._isr = 0
+        self._generation = 0
+        self._select = [0, 0, 0]  # device features, driver features, queue
+        self._config_vector = 0xFFFF
+
+    @property
+    def _queue(self) -> ModelQueue:
+        return self.queues[self._select[2]]
+
+    def _read_common(self, at: int, size: int) -> int:
+        if _COMMON_SIZES.get(at) != size:
+            self.complaints.append(f"a read of {size} bytes at {at} of the common configuration")
+            return 0
+        if at == 20 and self.reset_reads:
+            self.reset_reads -= 1
+            return self._old_status
+        exists = self._select[2] < len(self.queues)
+        queue = self.queues[self._select[2] if exists else 0]
+        values: dict[int, int] = {
+            0: self._select[0], 4: self.offered >> 32 * self._select[0] & 0xFFFF_FFFF,
+            8: self._select[1], 12: self.accepted >> 32 * self._select[1] & 0xFFFF_FFFF,
+            16: self._config_vector, 18: len(self.queues), 20: self.status, 21: self._generation,
+            22: self._select[2], 24: queue.size if exists else 0, 26: queue.vector,
+            28: int(queue.enabled), 30: 3 * self._select[2] if self.notify_multiplier else 0}
+        values |= {32 + 4 * index: word for index, word in enumerate(queue.addresses)}
+        return values.get(at, 0)
+
+    def _write_common(self, at: int, size: int, value: int) -> None:
+        if _COMMON_SIZES.get(at) != size or at in _READ_ONLY:
+            self.complaints.append(f"a write of {size} bytes at {at} of the common configuration")
+        elif at in (0, 8, 22):
+            self._select[{0: 0, 8: 1, 22: 2}[at]] = value
+        elif at == 12:
+            mask = 0xFFFF_FFFF << 32 * self._select[1]
+            self.accepted = self.accepted & ~mask | value << 32 * self._select[1]
+            if self.status & 8:
+                self.complaints.append("features are changed after FEATURES_OK")
+        elif at == 16:
+            self._config_vector = value if value < self.vectors else 0xFFFF
+        elif at == 20:
+            self._write_status(value)
+        else:
+            self._write_queue(at, value)
+
+    def _write_queue(self, at: int, value: int) -> None:
+        if self._queue.enabled:
+            self.complaints.append(f"a write at {at} of an enabled queue")
+        elif at == 24:
+            if not value or value & (value - 1) or value > self.queue_size_max:
+                self.complaints.append(f"queue size {value}")
+            self._queue.size = value
+        elif at == 26:
+            self._queue.vector = value if value < self.vectors else 0xFFFF
+        elif at == 28:
+            if value != 1 or not self.status & 8 or self.status & 4:
+                self.complaints.append(f"queue_enable = {value} with status {self.status:#x}")
+            for which, align in enumerate((16, 2, 4)):
+                if self._queue.address(which) % align or not self._queue.address(which):
+                    self.complaints.append(f"ring {which} at {self._queue.address(which):#x}")
+            self._queue.enabled = True
+        else:
+            self._queue.addresses[(at - 32) // 4] = value
+
+    def _write_status(self, value: int) -> None:
+        if value == 0:
+            self._old_status = self.status
+            self._reset_device()
+            return
+        if self.status & ~value & 0x3F:
+            self.complaints.append(f"status {self.status:#x} loses bits: {value:#x}")
+        for bit, before in ((2, 1), (8, 3), (4, 11)):
+            if value & bit and self.status & before != before:
+                self.complaints.append(f"status {value:#x} comes after {self.status:#x}")
+        if value & 8 and (self.accepted & ~self.offered or self.refuse_features):
+            value &= ~8
+        self.status = value
+
+    # --- queues
+
+    def _kick(self, offset: int, size: int, value: int) -> None:
+        self.kicks += 1
+        wanted = 3 * value * self.notify_multiplier
+        if size != 2 or value >= len(self.queues) or offset != wanted:
+            self.complaints.append(f"a kick of {size} bytes, {value:#x}, at {offset:#x}")
+            return
+        if not self.status & 4:
+            self.complaints.append("a kick before DRIVER_OK")
+        if self.queues[value].no_notify:
+            self.complaints.append("a kick where none was wanted")
+
+    def available(self, number: int) -> int:
+        """Chains that wait in a queue."""
+        queue = self.queues[number]
+        if not queue.enabled or not self.status & 4 or self.status & 64:
+            return 0
+        index, = struct.unpack("<H", self._fetch(queue.address(1) + 2, 2))
+        count = (index - queue.seen) & 0xFFFF
+        if count > queue.size:
+            self.complaints.append(f"available index {index}, {queue.seen} seen")
+        return int(count)
+
+    def take_chain(self, number: int) -> tuple[int, list[tuple[int, int]], list[tuple[int, int]]]:
+        """Take the next chain: its head, its readable and its writable segments."""
+        queue = self.queues[number]
+        head, = struct.unpack(
+            "<H", self._fetch(queue.address(1) + 4 + 2 * (queue.seen % queue.size), 2))
+        queue.seen = (queue.seen + 1) & 0xFFFF
+        readable: list[tuple[int, int]] = []
+        writable: list[tuple[int, int]] = []
+        at = head
+        while True:
+            address, length, flags, following = struct.unpack(
+                "<QIHH", self._fetch(queue.address(0) + 16 * at, 16))
+            if flags & 2:
+                writable.append((address, length))
+            else:
+                readable.append((address, length))
+                if writable:
+                    self.complaints.append("a readable descriptor after a writable one")
+            if len(readable) + len(writable) > queue.size:
+                self.complaints.append("a chain that does not end")
+                break
+            if not flags & 1:
+                break
+            at = following
+        return head, readable, writable
+
+    def put_used(self, number: int, head: int, written: int) -> None:
+        """Give a chain back, and raise the queue's interrupt if the driver wants it."""
+        queue = self.queues[number]
+        base = queue.address(2)
+        self._store(base + 4 + 8 * (queue.used % queue.size), struct.pack("<II", head, written))
+        queue.used = (queue.used + 1) & 0xFFFF
+        self._store(base + 2, struct.pack("<H", queue.used))
+        flags, = struct.unpack("<H", self._fetch(queue.address(1), 2))
+        if flags > 1:
+            self.complaints.append(f"available flags {flags:#x}")
+        if not flags & 1:
+            self._isr |= 1
+            self._raise(queue.vector)
+
+    def set_no_notify(self, number: int, no_notify: bool) -> None:
+        """Tell the driver whether to kick."""
+        queue = self.queues[number]
+        queue.no_notify = no_notify
+        self._store(queue.address(2), struct.pack("<H", int(no_notify)))
+
+    def step(self) -> None:
+        """Send everything that waits."""
+        while self.available(1):
+            head, readable, writable = self.take_chain(1)
+            data = b"".join(self._fetch(*segment) for segment in readable)
+            if writable or len(data) <= 12 or any(data[:12]):
+                self.complaints.append(f"a frame with header {data[:12].hex()}")
+            self.sent.append(data[12:])
+            self.put_used(1, head, 0)
+
+    def deliver(self, frame: bytes) -> bool:
+        """Receive a frame; False when there is no buffer (or none long enough)."""
+        if not self.available(0):
+            return False
+        head, readable, writable = self.take_chain(0)
+        if readable:
+            self.complaints.append("a readable receive buffer")
+        data = struct.pack("<10xH", 1) + frame
+        at = 0
+        for address, length in writable:
+            if at < len(data):
+                self._store(address, data[at:at + length])
+            at += length
+        if at < len(data):
+            self.complaints.append(f"a receive buffer of {at} bytes")
+            return False
+        self.put_used(0, head, len(data))
+        return True
+
+    def break_down(self) -> None:
+        """Ask for a reset, as after a fault."""
+        self.status |= 64
+        self.change_config()
+
+    def change_config(self) -> None:
+        """Report a change of the configuration."""
+        self._generation = (self._generation + 1) & 0xFF
+        self._isr |= 2
+        self._raise(self._config_vector)
+
+    # --- towards the host
+
+    def _fetch(self, address: int, size: int) -> bytes:
+        region = self.memory.find(address, size)
+        if region is None or not region.device_reads:
+            self.complaints.append(f"{size} bytes at {address:#x} are not for reading")
+            return bytes(size)
+        return region.read(address - region.address, size)
+
+    def _store(self, address: int, data: bytes) -> None:
+        region = self.memory.find(address, len(data))
+        if region is None or not region.device_writes:
+            self.complaints.append(f"{len(data)} bytes at {address:#x} are not for writing")
+        else:
+            region.write(address - region.address, data)
+
+    def _raise(self, vector: int) -> None:
+        if vector < self.vectors and self._config[0x73] & 0x80:
+            self._pending[vector] = True
+            self._send_pending()
+
+    def _send_pending(self) -> None:
+        control = self._config[0x73]
+        for vector in range(self.vectors):
+            if self._pending[vector] and not self._masks[vector] and control & 0xC0 == 0x80:
+                self._pending[vector] = False
+                low, high, value = self._entries[vector]
+                if self.interrupts.deliver(high << 32 | low, value, 0x100, self.now()) is None:
+                    self.complaints.append(f"vector {vector} points nowhere")

@@ -1,0 +1,456 @@
+"""The driver against a card in plain Python, which complains about what a driver must not do."""
+
+from __future__ import annotations
+
+import random
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sw_driver.buffers import Shape
+from sw_driver.layouts import ConfigType, Feature, NetConfig, Status
+from sw_driver.net import SUPPORTED, DeviceNeedsReset, NetDevice, NetOptions
+from sw_driver.pci import PciError, scan
+from sw_driver.pci_layouts import Power
+from sw_driver.split_ring import RingError, RingFull, SplitRing
+from sw_driver.virtio_pci import TransportError, VirtioPci, accept_features
+from tb.model_host import ModelHost, run
+
+OFFERED = sum(1 << bit for bit in SUPPORTED)
+MAC = bytes.fromhex("02524e470007")
+
+
+def machine(*, features: int = OFFERED, **card: Any) -> ModelHost:
+    host = ModelHost(features=features, **card)
+    host.card.net_config[:17] = struct.pack("<6sHHHIB", MAC, 1, 1, 1500, 100_000, 1)
+    return host
+
+
+def opened(host: ModelHost, **options: object) -> NetDevice:
+    """Find the card, and open it."""
+
+    async def work() -> NetDevice:
+        function, = await scan(host)
+        device = await NetDevice.probe(host, function, NetOptions(**options))  # type: ignore[arg-type]
+        await device.open()
+        return device
+
+    return run(work())
+
+
+def quiet(host: ModelHost) -> None:
+    assert host.card.complaints == []
+
+
+# --- PCI
+
+
+@pytest.mark.virtio("DRV-PCI-ID-01", "DRV-PCI-ID-03")
+def test_a_scan_finds_the_card_and_places_its_bars() -> None:
+    host = machine()
+    function, = run(scan(host))
+    assert (function.bdf, function.vendor_id, function.device_id) == (0x100, 0x1AF4, 0x1041)
+    assert (function.class_code, function.revision_id, function.multifunction) == (
+        0x020000, 1, False)
+    assert {index: (bar.size, bar.is_64, bar.prefetchable)
+            for index, bar in function.bars.items()} == {
+        0: (0x1000, False, False), 2: (0x4000, True, True), 4: (0x8000, True, False)}
+    for bar in function.bars.values():
+        assert bar.address % bar.size == 0
+        assert any(bar.address in window and bar.address + bar.size - 1 in window
+                   for window in host.memory_windows)
+    assert function.bars[0].address < 1 << 32 < function.bars[2].address
+    assert run(host.config_read(0x100, 4, 2)) & 6 == 2  # memory, no bus mastering yet
+    quiet(host)
+
+
+def test_nothing_on_the_bus() -> None:
+    assert run(scan(machine(), bus=2)) == []
+
+
+@pytest.mark.virtio("DRV-PCI-CAP-01", "DRV-PCI-CAP-02", "DRV-PCI-CAP-03", "DRV-PCI-CAP-04")
+def test_structures_are_found_among_decoys() -> None:
+    host = machine()
+    function, = run(scan(host))
+    virtio = VirtioPci(function)
+    run(virtio.discover())
+    assert {kind: (region.bar, region.offset) for kind, region in virtio.regions.items()} == {
+        ConfigType.COMMON: (4, 0x1040), ConfigType.NOTIFY: (2, 0x2002),
+        ConfigType.ISR: (0, 0x803), ConfigType.DEVICE: (4, 0x3100), ConfigType.PCI: (0, 0)}
+    assert virtio.notify_multiplier == 2
+    quiet(host)
+
+
+def test_a_function_level_reset_and_power_states() -> None:
+    host = machine()
+    device = opened(host)
+    run(device.send(b"x" * 60))
+    before = [bar.address for bar in device.function.bars.values()]
+    run(device.reset_function())
+    assert host.card.status == 0
+    assert [bar.address for bar in device.function.bars.values()] == before
+    run(device.open())
+    run(device.send(b"y" * 60))
+    run(device.drain())
+    assert host.card.sent == [b"y" * 60]
+    run(device.close())
+    run(device.function.set_power_state(Power.D3_HOT))
+    assert host.card.config_read(0x44, 1) & 3 == 3
+    quiet(host)
+
+
+def test_a_capability_list_that_runs_in_a_circle() -> None:
+    host = machine()
+    host.card._config[0x41] = 0x40
+    with pytest.raises(PciError, match="astray"):
+        run(scan(host))
+
+
+# --- coming up
+
+
+@pytest.mark.virtio("DRV-CORE-INIT-01", "DRV-CORE-STAT-01", "DRV-CORE-STAT-02",
+                    "DRV-PCI-COM-04", "DRV-PCI-LAY-01")
+@pytest.mark.parametrize("through_config", [False, True])
+def test_open(through_config: bool) -> None:
+    host = machine()
+
+    async def work() -> NetDevice:
+        function, = await scan(host)
+        device = await NetDevice.probe(host, function)
+        device.virtio.through_config = through_config
+        await device.open()
+        await device.send(b"hello" * 12)
+        await device.drain()
+        return device
+
+    device = run(work())
+    assert (device.mac, device.mtu, device.link_up, device.speed_mbps, device.full_duplex) == (
+        MAC, 1500, True, 100_000, True)
+    assert device.virtio.features == OFFERED
+    assert host.card.status == 15
+    assert host.card.available(0) == 64  # receive buffers wait
+    assert host.card.sent == [b"hello" * 12]
+    quiet(host)
+
+
+@pytest.mark.virtio("DRV-CORE-FEAT-01", "DRV-CORE-FEAT-04", "DRV-CORE-FEAT-05",
+                    "DRV-CORE-FEAT-08", "DRV-CORE-RSVD-01", "DRV-CORE-RSVD-03",
+                    "DRV-CORE-RSVD-07")
+def test_unknown_features_are_left_alone() -> None:
+    host = machine(features=OFFERED | 1 << 24 | 1 << 90 | 1 << 127 | 1 << Feature.MQ)
+    device = opened(host)
+    assert host.card.accepted == device.virtio.features == OFFERED
+    quiet(host)
+
+
+@pytest.mark.virtio("DRV-CORE-FEAT-02")
+def test_no_feature_without_what_it_depends_on() -> None:
+    depends = {1: ((2, 3),), 2: ((4,),)}
+    assert accept_features(0b00110, (1, 2, 3), depends) == 0
+    assert accept_features(0b10110, (1, 2, 4), depends) == 0b10110
+    assert accept_features(0b01010, (1, 2, 3), depends) == 0b01010
+
+
+@pytest.mark.virtio("DRV-CORE-FEAT-06", "DRV-NET-CFG-04", "DRV-NET-CFG-05", "DRV-CORE-CFG-03")
+def test_a_device_that_offers_little() -> None:
+    host = machine(features=1 << Feature.VERSION_1)
+    device = opened(host)
+    assert device.mac[0] == 2
+    assert (device.mtu, device.link_up, device.speed_mbps, device.full_duplex) == (
+        None, True, None, None)
+    quiet(host)
+
+
+@pytest.mark.virtio("DRV-NET-CFG-11")
+@pytest.mark.parametrize(("speed", "duplex", "wanted"), [
+    (0xFFFF_FFFF, 0xFF, (None, None)), (0x8000_0000, 2, (None, None)),
+    (0x7FFF_FFFF, 0, (0x7FFF_FFFF, False)), (0, 1, (0, True))])
+def test_speed_and_duplex_out_of_range_are_unknown(
+        speed: int, duplex: int, wanted: tuple[object, object]) -> None:
+    host = machine()
+    host.card.net_config[12:17] = struct.pack("<IB", speed, duplex)
+    device = opened(host)
+    assert (device.speed_mbps, device.full_duplex) == wanted
+
+
+@pytest.mark.virtio("DRV-CORE-FEAT-07", "DRV-CORE-INIT-05", "DRV-CORE-INIT-06")
+@pytest.mark.parametrize("refuse", [False, True])
+def test_a_device_that_is_impossible_is_failed(refuse: bool) -> None:
+    host = machine(features=OFFERED if refuse else OFFERED & ~(1 << Feature.VERSION_1))
+    host.card.refuse_features = refuse
+    with pytest.raises(TransportError, match="refuses" if refuse else "VERSION_1"):
+        opened(host)
+    assert host.card.status & (Status.FAILED | Status.DRIVER_OK) == Status.FAILED
+
+
+@pytest.mark.virtio("DRV-CORE-CFG-02", "DRV-CORE-CFG-01")
+def test_configuration_that_changes_while_it_is_read() -> None:
+    host = machine()
+    new = struct.pack("<6sHHHIB", b"\x02abcde", 0, 1, 9000, 25_000, 1)
+
+    def change() -> None:
+        host.card.net_config[:17] = new
+
+    host.card.change_config_once = change
+    device = opened(host)
+    assert (device.mac, device.mtu, device.speed_mbps) == (b"\x02abcde", 9000, 25_000)
+
+
+@pytest.mark.virtio("DRV-PCI-COM-05", "DRV-CORE-RST-01")
+def test_reset_is_waited_for() -> None:
+    host = machine()
+    device = opened(host)
+    host.card.reset_reads = 5
+    begun = host.cycle
+    run(device.close())
+    assert host.cycle - begun >= 5 * 50
+    assert host.memory.regions == []  # everything was given back
+    quiet(host)
+
+
+@pytest.mark.virtio("DRV-PCI-MSIX-01", "DRV-PCI-MSIX-04", "DRV-PCI-MSIX-05", "DRV-PCI-INT-01")
+@pytest.mark.parametrize("vectors", [1, 2, 3, 5])
+@pytest.mark.parametrize("notify_multiplier", [0, 2])
+def test_any_number_of_vectors(vectors: int, notify_multiplier: int) -> None:
+    host = machine(vectors=vectors, notify_multiplier=notify_multiplier)
+    device = opened(host)
+    frames = [bytes([number]) * 100 for number in range(100)]
+    host.each_step = lambda: None
+    run(device.send_many(frames, batch=8))
+    run(device.drain())
+    assert host.card.sent == frames
+    for number in range(20):
+        assert host.card.deliver(frames[number])
+        assert run(device.receive()) == frames[number]
+    assert run(device.receive(100)) is None
+    quiet(host)
+
+
+# --- frames
+
+
+def shapes() -> st.SearchStrategy[Shape]:
+    return st.builds(Shape, segments=st.sampled_from([(1, 1), (1, 3), (2, 7)]),
+                     offsets=st.sampled_from([(0, 0), (0, 63), (61, 61)]))
+
+
+@settings(max_examples=40)
+@given(st.sampled_from([4, 16, 64]), shapes(), shapes(), st.tuples(*[st.booleans()] * 3),
+       st.integers(0, 1000))
+@pytest.mark.virtio("DRV-SPL-RING-01", "DRV-SPL-RING-06", "DRV-NET-TX-01", "DRV-NET-TX-02",
+                    "DRV-NET-TX-03", "DRV-NET-TX-29", "DRV-NET-TX-40", "DRV-NET-RXB-02",
+                    "DRV-PCI-KICK-01", "DRV-PCI-KICK-03", "DRV-SPL-EVT-01", "DRV-SPL-EVT-09")
+def test_frames_both_ways(size: int, transmit: Shape, receive: Shape,
+                          switches: tuple[bool, bool, bool], seed: int) -> None:
+    interrupts, suppress, shuffle = switches
+    rng = random.Random(seed)
+    host = machine()
+    device = opened(host, queue_size=size, transmit_shape=transmit, receive_shape=receive,
+                    interrupts=interrupts, suppress=suppress, shuffle=shuffle, seed=seed)
+    frames = [rng.randbytes(rng.choice([1, 14, 60, 61, 1514, 1518])) for _ in range(3 * size)]
+    run(device.send_many(frames, batch=rng.choice([1, 5, 32])))
+    run(device.drain())
+    assert host.card.sent == frames
+    expected = list(frames)
+    arriving = list(frames)
+
+    def wire() -> None:
+        while arriving and rng.random() < 0.7 and host.card.deliver(arriving[0]):
+            arriving.pop(0)
+
+    host.each_step = wire
+    received = []
+    while (frame := run(device.receive(5000))) is not None:
+        received.append(frame)
+    assert received == expected
+    quiet(host)
+    run(device.close())
+    assert host.memory.regions == []
+
+
+@pytest.mark.virtio("DRV-SPL-EVT-08")
+def test_no_kick_where_none_is_wanted() -> None:
+    host = machine()
+    device = opened(host)
+    host.card.set_no_notify(1, True)
+    kicks = host.card.kicks
+    run(device.send_many([b"a" * 60] * 64))
+    assert (host.card.kicks - kicks, device.statistics.kicks_spared) == (0, 2)
+    quiet(host)
+
+
+@pytest.mark.virtio("DRV-SPL-EVT-05")
+def test_interrupts_without_anything_are_borne() -> None:
+    host = machine()
+    device = opened(host)
+    host.each_step = lambda: host.card._raise(host.card.queues[0].vector)
+    assert run(device.receive(200)) is None
+    assert device.statistics.empty_wakes > 5
+
+
+def test_interrupts_are_only_asked_for_while_waiting() -> None:
+    host = machine()
+    device = opened(host)
+    receive = host.card.queues[0]
+    flags = []
+    host.each_step = lambda: flags.append(host.memory.read(receive.address(1), 2)[0])
+    assert run(device.receive(50)) is None
+    assert flags == [0] * 5
+    run(host.sleep(10))
+    assert flags[-1] == 1
+
+
+def test_a_frame_used_between_the_look_and_the_wait_is_not_missed() -> None:
+    """The device finishes at the worst moment: after the driver's look, before its request."""
+    host = machine()
+    device = opened(host)
+    ring = device._receive[0].ring
+    honest = ring.suppress_interrupts
+
+    def late(suppress: bool) -> None:
+        if not suppress and host.card.queues[0].used == 0:
+            host.card.deliver(b"now" * 20)  # no interrupt: the driver still says it wants none
+        honest(suppress)
+
+    ring.suppress_interrupts = late  # type: ignore[method-assign]
+    begun = host.cycle
+    assert run(device.receive(10_000)) == b"now" * 20
+    assert host.cycle - begun < 100
+
+
+@pytest.mark.virtio("DRV-NET-CFG-09")
+def test_frames_that_must_not_be_sent() -> None:
+    device = opened(machine())
+    for size in (0, 1519):
+        with pytest.raises(ValueError, match=f"a frame of {size} bytes"):
+            run(device.send(bytes(size)))
+
+
+def test_a_device_that_stands_still() -> None:
+    host = machine()
+    device = opened(host, queue_size=16)
+    host.card.available = lambda number: 0  # type: ignore[method-assign]
+    with pytest.raises(TransportError, match="nothing was used"):
+        run(device.send_many([b"a" * 60] * 17))
+
+
+# --- faults
+
+
+@pytest.mark.virtio("DRV-CORE-STAT-04", "DRV-CORE-STAT-03")
+def test_needs_reset() -> None:
+    host = machine()
+    device = opened(host)
+    steps = iter(range(100))
+    host.each_step = lambda: host.card.break_down() if next(steps) == 3 else None
+    with pytest.raises(DeviceNeedsReset):
+        run(device.receive(10_000))
+    with pytest.raises(DeviceNeedsReset):
+        run(device.send(b"a" * 60))
+    run(device.recover())
+    run(device.send(b"b" * 60))
+    run(device.drain())
+    assert host.card.sent == [b"b" * 60]
+    assert host.card.deliver(b"c" * 60)
+    assert run(device.receive()) == b"c" * 60
+    quiet(host)
+
+
+@pytest.mark.virtio("DRV-NET-CFG-06", "DRV-NET-CFG-12")
+def test_a_configuration_change_is_noticed() -> None:
+    host = machine()
+    device = opened(host)
+    host.card.net_config[NetConfig.STATUS.offset] = 0
+    host.card.net_config[12:16] = struct.pack("<I", 25_000)
+    host.card.change_config()
+    assert run(device.receive(50)) is None
+    assert (device.link_up, device.speed_mbps) == (False, 25_000)
+    quiet(host)
+
+
+@pytest.mark.parametrize(("id_", "length", "ahead", "text"), [
+    (3, 0, 1, "names 3, which is no chain"),
+    (99, 0, 1, "names 99"),
+    (0, 101, 1, "101 bytes written to chain 0, which has room for 100"),
+    (0, 0, 2, "2 chains used, 1 given"),
+    (0, 0, 0xFFFF, "65535 chains used"),
+])
+def test_a_used_ring_that_makes_no_sense(id_: int, length: int, ahead: int, text: str) -> None:
+    host = machine()
+    ring: SplitRing[str] = SplitRing(host, 8)
+    ring.add([(0x1000, 10)], [(0x2000, 60), (0x3000, 40)], "token")
+    ring.publish()
+    ring.used.write(4, struct.pack("<II", id_, length))
+    ring.used.write(2, struct.pack("<H", ahead))
+    with pytest.raises(RingError, match=text):
+        ring.take_used()
+
+
+def test_a_chain_that_was_not_published_cannot_be_used() -> None:
+    host = machine()
+    ring: SplitRing[str] = SplitRing(host, 8)
+    ring.add([(0x1000, 10)], [], "token")
+    ring.used.write(2, struct.pack("<H", 1))
+    with pytest.raises(RingError, match="1 chains used, 0 given"):
+        ring.take_used()
+
+
+@settings(max_examples=60)
+@given(st.sampled_from([1, 2, 4, 8, 32]), st.integers(0, 10_000), st.booleans())
+@pytest.mark.virtio("DRV-SPL-RING-02", "DRV-SPL-RING-06", "DRV-SPL-RING-07")
+def test_a_ring_over_many_wraps(size: int, seed: int, shuffle: bool) -> None:
+    """Chains of any length, used in any order, past the wrap of the ring and of the index."""
+    rng = random.Random(seed)
+    host = machine()
+    ring: SplitRing[int] = SplitRing(host, size, shuffle=rng if shuffle else None)
+    for start in (ring.available, ring.used):
+        start.write(2, struct.pack("<H", 65530))
+    ring._next_available = ring._published = ring._last_used = 65530
+    queue = host.card.queues[0]
+    queue.size, queue.enabled, queue.seen, queue.used = size, True, 65530, 65530
+    host.card.status = 15
+    for which, area in enumerate((ring.descriptors, ring.available, ring.used)):
+        queue.addresses[2 * which:2 * which + 2] = [area.address & 0xFFFF_FFFF, area.address >> 32]
+    given: dict[int, tuple[list[tuple[int, int]], list[tuple[int, int]]]] = {}
+    held: list[tuple[int, int]] = []
+    token = 0
+    taken = 0
+    for _ in range(200):
+        readable = [(rng.randrange(1 << 60), rng.randrange(1, 5000))
+                    for _ in range(rng.randrange(4))]
+        writable = [(rng.randrange(1 << 60), rng.randrange(1, 5000))
+                    for _ in range(rng.randrange(0 if readable else 1, 4))]
+        try:
+            ring.add(readable, writable, token)
+            given[token] = readable, writable
+            token += 1
+        except RingFull:
+            assert len(readable) + len(writable) > ring.free_descriptors
+        if rng.random() < 0.6:
+            ring.publish()
+        while host.card.available(0) and rng.random() < 0.7:
+            head, seen_readable, seen_writable = host.card.take_chain(0)
+            assert (seen_readable, seen_writable) == given[taken]
+            held.append((head, taken))
+            taken += 1
+        if held and rng.random() < 0.7:
+            head, number = held.pop(rng.randrange(len(held)))
+            room = sum(length for _address, length in given[number][1])
+            host.card.put_used(0, head, room)
+            used = ring.take_used()
+            assert used is not None
+            assert (used.token, used.written) == (number, room)
+        assert ring.free_descriptors == size - sum(
+            len(one) + len(two) for number, (one, two) in given.items()
+            if number in {chain.token for chain in ring._chains.values()})
+    quiet(host)
+
+
+def test_sizes_that_are_no_power_of_two() -> None:
+    for size in (0, 3, 65536):
+        with pytest.raises(ValueError, match="power of two"):
+            SplitRing(machine(), size)
