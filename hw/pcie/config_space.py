@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -173,7 +173,7 @@ class ConfigSpace(wiring.Component):
             window.write.eq(request.write),
             window.data.eq(request.data),
             self.answers.p.status.eq(status),
-            self.answers.p.data.eq(Mux(at_window, window.access_data, found)),
+            self.answers.p.data.eq(Mux(at_window & request.write, window.access_data, found)),
             self.answers.p.function.eq(request.completer_id[:3]),
             self.answers.p.window.eq(Mux(at_window, window.access, 0)),
         ]
@@ -257,8 +257,9 @@ class ConfigSpace(wiring.Component):
             self.bus_master.eq(command[2]),
             self.memory_enable.eq(command[1] & ~resetting & ~d3hot),
             self.bar0.eq(registers[place.BAR0]),
-            self.bar2.eq(Cat(registers[place.BAR2] & ~0xF, registers[place.BAR2 + 4])),
-            self.bar4.eq(Cat(registers[place.BAR4] & ~0xF, registers[place.BAR4 + 4])),
+            # The lowest four bits of a BAR's register say what it is.
+            self.bar2.eq(Cat(Const(0, 4), registers[place.BAR2][4:], registers[place.BAR2 + 4])),
+            self.bar4.eq(Cat(Const(0, 4), registers[place.BAR4][4:], registers[place.BAR4 + 4])),
             self.payload_size.eq(Mux(control[5:8] > supported, supported, control[5:8])),
             self.read_size.eq(control[12:15]),
             self.extended_tags.eq(control[8]),
