@@ -24,7 +24,7 @@ from amaranth.lib.wiring import In
 __all__ = ["design_hash", "parse_overrides", "to_rtlil", "to_verilog", "write_card",
            "write_if_changed", "write_verilog"]
 
-_FORM = "3"
+_FORM = "4"
 """Counts up when the text made from the same RTLIL changes: part of every hash."""
 
 
@@ -115,26 +115,31 @@ def _started_processes(text: str) -> str:
     return _KICK.sub(r"\g<0>\n`ifdef __ICARUS__\n\1initial \2 <= 1;\n`endif", text)
 
 
-_CONSTANT = re.compile(r"^( *)always @\*\n *(\S.* = \d+'[hbd][0-9a-fx_]+;)$", re.MULTILINE)
+_MODULE = re.compile(r"^module .*?^endmodule$", re.MULTILINE | re.DOTALL)
+_PART = re.compile(r"^( *)always @\*\n *(\S.* = .*;)$", re.MULTILINE)
 
 
-def _constant_parts(text: str) -> str:
-    """Give the process of a constant part of a signal something to wait for.
+def _started_parts(text: str) -> str:
+    """Give each process that sets a part of a signal something that starts it.
 
-    Without it a process has nothing that would ever start it, and the part would stay unknown.
+    Yosys forgets its register there; one that sets a constant, or what never changes, would leave
+    its part unknown.
     """
-    count = 0
+    def start_all(module: re.Match[str]) -> str:
+        first = True
 
-    def start(found: re.Match[str]) -> str:
-        nonlocal count
-        count += 1
-        name = f"start_{count - 1}"
-        indent, assignment = found.groups()
-        return (f"{indent}reg {name} = 0;\n`ifdef __ICARUS__\n{indent}initial {name} <= 1;\n`endif\n"
-                f"{indent}always @* begin\n{indent}  if ({name}) begin end\n"
-                f"{indent}  {assignment}\n{indent}end")
+        def start(found: re.Match[str]) -> str:
+            nonlocal first
+            indent, assignment = found.groups()
+            declare = (f"{indent}reg \\$start  = 0;\n`ifdef __ICARUS__\n"
+                       f"{indent}initial \\$start  <= 1;\n`endif\n" if first else "")
+            first = False
+            return (f"{declare}{indent}always @* begin\n{indent}  if (\\$start ) begin end\n"
+                    f"{indent}  {assignment}\n{indent}end")
 
-    return _CONSTANT.sub(start, text)
+        return _PART.sub(start, module[0])
+
+    return _MODULE.sub(start_all, text)
 
 
 def design_hash(text: str) -> str:
@@ -152,7 +157,7 @@ def to_verilog(text: str) -> str:
     # Yosys is Amaranth's own, of one version: the words of another would be other bytes.
     body = verilog._convert_rtlil_text(  # type: ignore[attr-defined]  # not in stubs
         text, strip_internal_attrs=True)
-    return _head(text) + _constant_parts(_started_processes(_zero_loops(body)))
+    return _head(text) + _started_parts(_started_processes(_zero_loops(body)))
 
 
 def write_if_changed(path: Path, text: str) -> None:
