@@ -15,7 +15,7 @@ export AMARANTH_USE_YOSYS := builtin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help set-up test verilog synth lock system-deps clean
+.PHONY: help set-up test lint verilog synth lock system-deps clean
 
 help:
 	@sed -n 's/^## *//p' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ ARGS ?=
 WORKERS ?= 2
 test: $(READY)
 	RINGLET_SEED=$(SEED) $(RUN) -m pytest -n $(WORKERS) $(ARGS) $(TESTS)
+
+## make lint          ruff, mypy strict, the hardware's own rules, Verilator's lint of the card
+lint: $(READY)
+	$(RUN) -m ruff check hw sim sw_driver tb tests
+	$(RUN) -m mypy
+	$(RUN) -m sim.lint
 
 ## make verilog       the card's Verilog; CONFIG=full VFS=n SET="field=number ..."
 verilog: $(READY)

@@ -20,7 +20,7 @@ flip-flop, block RAM, DSP  ends a path, and starts one
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,12 +115,15 @@ class Netlist:
             total.carry += kind in _CARRY
         return total
 
-    def unknown_cells(self) -> dict[str, int]:
-        """Count cells of which this file does not know what they are."""
+    def unknown_cells(self, boxes: Collection[str] = ()) -> dict[str, int]:
+        """Count cells of which this file does not know what they are, and that are no ``boxes``.
+
+        A box, into which nobody looks, ends paths and starts them.
+        """
         counts: dict[str, int] = defaultdict(int)
         for cell in self._cells.values():
             kind = cell["type"]
-            known = (kind in _LUTS | _WIDE | _CARRY | _FLIP_FLOPS | _BUFFERS or kind in _LUTRAM
+            known = (kind in boxes or kind in _LUTS | _WIDE | _CARRY | _FLIP_FLOPS | _BUFFERS or kind in _LUTRAM
                      or kind.startswith(("RAMB", "FIFO", "DSP48", "URAM288")))
             if not known:
                 counts[kind] += 1

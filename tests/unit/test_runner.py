@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from amaranth import Module
+from amaranth import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,6 +18,9 @@ BENCH = "tests.unit.bench_runner"
 class Delay(wiring.Component):
     """One register."""
 
+    i: Signal
+    o: Signal
+
     def __init__(self) -> None:
         super().__init__({"i": In(8), "o": Out(8)})
 
@@ -28,7 +31,7 @@ class Delay(wiring.Component):
 
 
 def test_a_seed_repeats_a_run(simulator: str) -> None:
-    """cocotb makes each test's seed from ours: the same one gives the same run, another does not."""
+    """Each cocotb test's seed comes from ours: the same gives the same run, another does not."""
     def given(seed: int) -> str:
         folder = run_cocotb(Delay(), "delay", BENCH, simulator=simulator, testcase="passes",
                             seed=seed, parameters={"text": "two words"})

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from amaranth import Module
+from amaranth import Module, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -19,6 +20,12 @@ from sim.runner import run_cocotb
 
 class Store(wiring.Component):
     """A memory with byte write enables, as ports."""
+
+    read_address: Signal
+    read_data: Signal
+    write_address: Signal
+    write_data: Signal
+    write_enable: Signal
 
     def __init__(self, *, depth: int, width: int, init: list[int]) -> None:
         self.depth, self.width, self.init = depth, width, init
@@ -30,8 +37,8 @@ class Store(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.words = words = memory.Memory(shape=self.width, depth=self.depth,
-                                                   init=self.init)
+        words: Any = memory.Memory(shape=self.width, depth=self.depth, init=self.init)
+        m.submodules.words = words
         read, write = words.read_port(), words.write_port(granularity=8)
         m.d.comb += [
             read.addr.eq(self.read_address), self.read_data.eq(read.data),
@@ -43,6 +50,9 @@ class Store(wiring.Component):
 
 class Wire(wiring.Component):
     """A stream that is always ready: such a port is a constant."""
+
+    i: stream.Interface
+    o: stream.Interface
 
     def __init__(self) -> None:
         signature = stream.Signature(8, always_ready=True)
