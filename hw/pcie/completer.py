@@ -82,6 +82,10 @@ class Completer(wiring.Component):
     msix_sending: Signal
 
     def __init__(self, lanes: int, *, functions: int = 1, outstanding: int = 8) -> None:
+        if lanes < 8:
+            raise ValueError(f"lanes must be at least 8, not {lanes!r}")
+        if not 2 <= outstanding <= 64:
+            raise ValueError(f"outstanding must be from 2 to 64, not {outstanding!r}")
         if functions != 1:
             raise ValueError(f"functions must be 1: there are no VFs yet, and so not {functions!r}")
         self.lanes = lanes

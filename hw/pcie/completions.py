@@ -99,10 +99,6 @@ class Completions(wiring.Component):
     msix_sending: Signal
 
     def __init__(self, lanes: int, *, outstanding: int = 8) -> None:
-        if lanes < 8:
-            raise ValueError(f"lanes must be at least 8, not {lanes!r}")
-        if not 2 <= outstanding <= 64:
-            raise ValueError(f"outstanding must be from 2 to 64, not {outstanding!r}")
         self.lanes = lanes
         self.outstanding = outstanding
         super().__init__({

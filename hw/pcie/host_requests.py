@@ -104,8 +104,6 @@ class HostRequests(wiring.Component):
     errors: Any
 
     def __init__(self, lanes: int) -> None:
-        if lanes < 8:
-            raise ValueError(f"lanes must be at least 8, not {lanes!r}")
         self.lanes = lanes
         super().__init__({
             "cq": In(stream.Signature(TlpLayout(lanes, RequestHeader()))),

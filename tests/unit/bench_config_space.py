@@ -31,8 +31,8 @@ class Dword:
     kept: int = 0
 
 
-def virtio(kind: int, following: int, size: int, bar: int, offset: int, length: int) -> list[int]:
-    return [kind << 24 | size << 16 | following << 8 | 9, bar, offset, length]
+def virtio(kind: int, following: int, offset: int, length: int, *, size: int = 16) -> list[int]:
+    return [kind << 24 | size << 16 | following << 8 | 9, 2, offset, length]
 
 
 EXPECTED: dict[int, Dword] = {
@@ -57,10 +57,11 @@ EXPECTED: dict[int, Dword] = {
     0x7C: Dword(0x0000_0010), 0x80: Dword(0, 0x0000_0010),
     0x84: Dword(0x0000_000E), 0x88: Dword(3, 0xF, 0, 0xF),
     # virtio structures
-    **{0x94 + 4 * k: Dword(v) for k, v in enumerate(virtio(1, 0xA4, 16, 2, 0x0000, 64))},
-    **{0xA4 + 4 * k: Dword(v) for k, v in enumerate([*virtio(2, 0xB8, 20, 2, 0x4000, 0x1000), 4])},
-    **{0xB8 + 4 * k: Dword(v) for k, v in enumerate(virtio(3, 0xC8, 16, 2, 0x1000, 4))},
-    **{0xC8 + 4 * k: Dword(v) for k, v in enumerate(virtio(4, 0xD8, 16, 2, 0x2000, 64))},
+    **{0x94 + 4 * k: Dword(v) for k, v in enumerate(virtio(1, 0xA4, 0x0000, 64))},
+    **{0xA4 + 4 * k: Dword(v)
+       for k, v in enumerate([*virtio(2, 0xB8, 0x4000, 0x1000, size=20), 4])},
+    **{0xB8 + 4 * k: Dword(v) for k, v in enumerate(virtio(3, 0xC8, 0x1000, 4))},
+    **{0xC8 + 4 * k: Dword(v) for k, v in enumerate(virtio(4, 0xD8, 0x2000, 64))},
     0xD8: Dword(0x0514_0009), 0xDC: Dword(0, 0xFF),
     0xE0: Dword(0, 0xFFFF_FFFF), 0xE4: Dword(0, 0xFFFF_FFFF),
 }
@@ -163,7 +164,8 @@ async def random_accesses(dut: Any, stalls: bool) -> None:
     rng = random.Random(cocotb.RANDOM_SEED + stalls)
     model = Model()
     for _ in range(1200):
-        at = rng.choice([rng.choice(list(EXPECTED)), 4 * rng.randrange(64), 4 * rng.randrange(1024)])
+        at = rng.choice([rng.choice(list(EXPECTED)), 4 * rng.randrange(64),
+                         4 * rng.randrange(1024)])
         if at in (0x60, 0xE8):  # a reset and the window have tests of their own
             at = 0x04
         enable = rng.randrange(16)
@@ -267,7 +269,7 @@ async def identity_and_capabilities(dut: Any) -> None:
     multiplier = await host.read(at_type[2] + 16)
     assert multiplier % 4 == 0 and multiplier & (multiplier - 1) == 0
     queues = 2 * 16 + 2
-    assert seen[2][2] >= (queues - 1) * multiplier + 4, "every queue's doorbell, of the largest card"
+    assert seen[2][2] >= (queues - 1) * multiplier + 4, "the largest card's last queue"
     msix = next(at for kind, at in found if kind == 0x11)
     vectors = (await host.read(msix) >> 16 & 0x7FF) + 1
     assert 2 <= vectors <= 0x800
@@ -410,8 +412,8 @@ async def function_level_reset(dut: Any, stalls: bool) -> None:
         assert int(dut.bus_master.value) == 1, "what is under way is to be finished"
         for _ in range(3):
             at = rng.choice(list(EXPECTED))
-            for value in (None, 0xFFFF_FFFF):
-                answer = await host.ask(at, value=value)
+            for written in (None, 0xFFFF_FFFF):
+                answer = await host.ask(at, value=written)
                 assert answer["status"] == RETRY and not answer["window"]["wanted"]
         await done(3)  # another function
         assert (await host.ask(0x00))["status"] == RETRY

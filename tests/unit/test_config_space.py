@@ -1,6 +1,5 @@
-"""Configuration space: its table, its registers, function-level reset, the virtio window."""
-
 # amaranth: UnusedElaboratable=no
+"""Configuration space: its table, its registers, function-level reset, the virtio window."""
 
 from __future__ import annotations
 
