@@ -1,0 +1,25 @@
+"""Deliver and Scatter together: queued frames in, written chains out."""
+
+from __future__ import annotations
+
+import pytest
+
+from hw.virtio.deliver import Deliver
+from hw.virtio.receive import Receive
+from hw.virtio.scatter import Scatter
+from sim.runner import run_cocotb
+
+
+def test_impossible_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="queues must be an even number"):
+        Deliver(queues=3, cells=16)
+    with pytest.raises(ValueError, match="stride must be a power of two"):
+        Scatter(64, stride=3)
+
+
+@pytest.mark.virtio("SPL-USED-02", "IMP-SPL-USED-01")
+@pytest.mark.parametrize(("simulator", "lanes"), [("icarus", 8), ("verilator", 64)],
+                         indirect=["simulator"])
+def test_receive(simulator: str, lanes: int) -> None:
+    run_cocotb(Receive(lanes, queues=8, stride=2, cells=1024), f"receive_{lanes}",
+               "tests.unit.bench_receive", simulator=simulator, parameters={"lanes": lanes})
