@@ -37,7 +37,7 @@ class NicConfig:
     cell_bytes: int = 256
     """A cell of the pool and of the egress buffer."""
     read_tags: int = 256
-    """DMA reads in flight: 8 to 256."""
+    """DMA reads in flight: 32 to 256."""
     max_payload_bytes: int = 256
     """Largest write TLP the card makes (MPS supported): 128, 256 or 512."""
     max_read_bytes: int = 512
@@ -55,7 +55,7 @@ class NicConfig:
         "full": {},
         "small": {
             "data_bits": 64, "queue_size_max": 64, "max_frame_bytes": 2048, "entry_bytes": 4096,
-            "pool_bytes": 8192, "egress_bytes": 8192, "cell_bytes": 128, "read_tags": 16,
+            "pool_bytes": 8192, "egress_bytes": 8192, "cell_bytes": 128, "read_tags": 32,
             "max_payload_bytes": 128, "max_read_bytes": 128, "completion_timeout_cycles": 4000,
         },
     }
@@ -75,7 +75,7 @@ class NicConfig:
                 raise ConfigError(
                     f"{name} must hold a frame of max_frame_bytes ({self.max_frame_bytes}) and two "
                     f"cells, not {getattr(self, name)}")
-        self._power("read_tags", 8, 256)
+        self._power("read_tags", 32, 256)
         self._choice("max_payload_bytes", (128, 256, 512))
         self._power("max_read_bytes", 128, 512)
         self._range("completion_timeout_cycles", 256, 1 << 32)
@@ -102,6 +102,36 @@ class NicConfig:
     def queues(self) -> int:
         """Data queues of the card."""
         return self.functions * self.queue_stride
+
+    @property
+    def mtu(self) -> int:
+        """Largest payload of a frame: what Ethernet's header and a VLAN tag leave."""
+        return self.max_frame_bytes - 18
+
+    @property
+    def max_chain_bytes(self) -> int:
+        """Longest chain that can be sent: a frame and its virtio header."""
+        return self.max_frame_bytes + 12
+
+    @property
+    def vectors(self) -> int:
+        """MSI-X vectors a function: one a queue and one for the configuration, a power of two."""
+        return 2 * self.queue_stride
+
+    @property
+    def prefetch_tags(self) -> int:
+        """DMA reads that prefetch may have in flight, each direction."""
+        return max(6, self.read_tags // 8)
+
+    @property
+    def notification_tags(self) -> int:
+        """DMA reads of suppression fields in flight."""
+        return max(2, self.read_tags // 32)
+
+    @property
+    def gather_tags(self) -> int:
+        """DMA reads of frames in flight: all that the others leave."""
+        return self.read_tags - 2 * self.prefetch_tags - self.notification_tags
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "NicConfig":
