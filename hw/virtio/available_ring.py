@@ -1,0 +1,469 @@
+"""Available rings: when to look at the index, which entries to read, when to ask for no kicks."""
+
+from typing import Any
+
+from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.pcie.types import ReadRequestLayout
+from hw.stream.memory import ForwardingMemory
+from hw.stream.worklist import WorkList
+from hw.virtio.prefetch_types import (
+    BURST_MAX,
+    DiscardLayout,
+    FaultSourceLayout,
+    IndexAnswerLayout,
+    LookupSignature,
+    NotifyFlagLayout,
+    PrefetchContextLayout,
+    PrefetchSizes,
+    ReadKind,
+    lap_of,
+    read_fault,
+)
+from hw.virtio.types import (
+    FaultReason,
+    ObligationLayout,
+    QueueCommandLayout,
+    QueueConfigSignature,
+    QueueLayout,
+)
+
+__all__ = ["AvailableRing"]
+
+_INDEX_OFFSET = 2
+_INDEX_BYTES = 2
+_RING_OFFSET = 4
+_BUSY_ENTRIES = 8  # so many new ones at once: the driver is asked for no kicks
+
+
+class _Event(enum.Enum, shape=3):
+    """What is at hand."""
+
+    KICK = 0   # the driver kicked, or the queue has just begun to run
+    VISIT = 1  # something was left to do
+    INDEX = 2  # an index was read
+    FLAG = 3   # a write of the suppression flag stands in the order of writes
+    STOP = 4   # the queue is stopped, and is to forget
+
+
+class _Action(enum.Enum, shape=3):
+    """What is done about it."""
+
+    RELEASE = 0  # nothing: the obligation is given back
+    RING = 1     # read ring entries
+    LOOK = 2     # read the index
+    HUSH = 3     # write NO_NOTIFY
+    LISTEN = 4   # clear it
+    FAULT = 5
+
+
+class _RingState(data.StructLayout):
+    """State of a member's available ring.
+
+    ====== ==== =================================================================
+    field  bits meaning
+    ====== ==== =================================================================
+    known  16   The index as last read, free running
+    fetch  16   The next entry to read, free running
+    look   1    The index is to be read
+    flight 1    A read of the index is on its way
+    again  1    Something came after it had left: look once more
+    fence  1    The next read of the index leaves after all accepted writes
+    hush   1    NO_NOTIFY is to be written
+    quiet  1    NO_NOTIFY is written, or on its way: the card looks by itself
+    ====== ==== =================================================================
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"known": 16, "fetch": 16, "look": 1, "flight": 1, "again": 1,
+                          "fence": 1, "hush": 1, "quiet": 1})
+
+
+class AvailableRing(wiring.Component):
+    """Look at available rings: the index first, then the entries that it shows, in bursts.
+
+    One event at a time of any member: a kick, a visit, an index that was read, a suppression flag
+    that was written. Each event holds one obligation, and hands it to the read or write that it
+    starts, or gives it back. What is left to do puts the member on the list of visits.
+
+    *Kicks.* A kick means one look at the index, or one more if a look is on its way. When one look shows
+    `_BUSY_ENTRIES` or more new entries, the card writes NO_NOTIFY and from then on looks by
+    itself as long as that brings new entries. When it does not, NO_NOTIFY is cleared, and after
+    that write stands in the order of writes a *fenced* look follows: the driver either sees the
+    flag clear and kicks, or its index was written before that look. (With EVENT_IDX the same
+    two places, HUSH and LISTEN, would write avail_event instead.)
+
+    *Rooms.* An answer must never wait for another one. So an index is read only when there is
+    room for its answer (`answers_max`), and likewise ring entries (`bursts_max`).
+
+    | Latency: 9 cycles from a doorbell to the read of the index, 5 from its answer to the read of entries.
+    | Throughput: an event every 5 cycles (8 for a kick or visit), each up to 32 entries.
+    | Storage: 38 bits a member and two lists.
+
+    Parameters
+    ----------
+    sizes
+        Sizes of the prefetcher.
+    answers_max
+        Index reads on their way, their answers included until they are taken here.
+    bursts_max
+        Reads of entries on their way, until ``ring_done``.
+
+    Members
+    -------
+    doorbells : In(stream.Signature(QueueLayout()))
+        Kicks, and "look once" when a queue begins to run. Ready every second cycle at least.
+    config : Out(QueueConfigSignature())
+    position, faulted : Out(LookupSignature)
+        The next chain to be taken of a member; whether it is held because of a fault.
+    reads : Out(stream.Signature(ReadRequestLayout(...)))
+    ring_done : In(1)
+        The answer to a read of entries has been used up (a pulse).
+    index_answers : In(stream.Signature(IndexAnswerLayout(sizes)))
+    flags : Out(stream.Signature(NotifyFlagLayout(sizes)))
+        Offered only while ``flags_room``.
+    flags_room : In(1)
+    flags_done : In(stream.Signature(NotifyFlagLayout(sizes)))
+        Comes after the acceptance of each flag write.
+    obligations : Out(stream.Signature(ObligationLayout()))
+    obliged : In(1)
+        The obligation taken on last has reached its counter (a pulse).
+    faults : Out(stream.Signature(FaultSourceLayout(sizes)))
+    stops : In(stream.Signature(QueueCommandLayout()))
+        A stopped queue forgets what it knows of the ring.
+    stopped : Out(stream.Signature(DiscardLayout(sizes)))
+        Answer to ``stops``: where the queue goes on.
+    """
+
+    doorbells: stream.Interface
+    config: wiring.PureInterface
+    position: wiring.PureInterface
+    faulted: wiring.PureInterface
+    reads: stream.Interface
+    ring_done: Signal
+    index_answers: stream.Interface
+    flags: stream.Interface
+    flags_room: Signal
+    flags_done: stream.Interface
+    obligations: stream.Interface
+    obliged: Signal
+    faults: stream.Interface
+    stops: stream.Interface
+    stopped: stream.Interface
+
+    def __init__(self, sizes: PrefetchSizes, *, answers_max: int, bursts_max: int) -> None:
+        self.sizes = sizes
+        self.answers_max = answers_max
+        self.bursts_max = bursts_max
+        self._context = PrefetchContextLayout(sizes)
+        member = range(sizes.members)
+        super().__init__({
+            "doorbells": In(stream.Signature(QueueLayout())),
+            "config": Out(QueueConfigSignature()),
+            "position": Out(LookupSignature(member, 16)),
+            "faulted": Out(LookupSignature(member, 1)),
+            "reads": Out(stream.Signature(ReadRequestLayout(sizes.lanes, self._context.size))),
+            "ring_done": In(1),
+            "index_answers": In(stream.Signature(IndexAnswerLayout(sizes))),
+            "flags": Out(stream.Signature(NotifyFlagLayout(sizes))),
+            "flags_room": In(1),
+            "flags_done": In(stream.Signature(NotifyFlagLayout(sizes))),
+            "obligations": Out(stream.Signature(ObligationLayout())),
+            "obliged": In(1),
+            "faults": Out(stream.Signature(FaultSourceLayout(sizes))),
+            "stops": In(stream.Signature(QueueCommandLayout())),
+            "stopped": Out(stream.Signature(DiscardLayout(sizes))),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        sizes = self.sizes
+        m.submodules.kicks = kicks = WorkList(sizes.members)
+        m.submodules.visits = visits = WorkList(sizes.members)
+        m.submodules.states = states = ForwardingMemory(_RingState(), sizes.members)
+        m.d.comb += [
+            kicks.add.payload.eq(self.doorbells.p.queue >> 1),
+            kicks.add.valid.eq(self.doorbells.valid),
+            self.doorbells.ready.eq(kicks.add.ready),
+        ]
+
+        event = Signal(_Event, reset_less=True)
+        member = Signal(range(sizes.members), reset_less=True)
+        answer: Any = Signal(IndexAnswerLayout(sizes), reset_less=True)
+        silent = Signal(reset_less=True)  # FLAG: what was written
+        forget = Signal(reset_less=True)  # STOP: with reset
+        action = Signal(_Action, reset_less=True)
+
+        # Everything is looked up by the member at hand, at once.
+        config: Any = self.config
+        position: Any = self.position
+        faulted: Any = self.faulted
+        ring: Any = config.config
+        state: Any = states.read_data
+        after: Any = Signal(_RingState())  # what the state becomes
+        looks_up = Signal()
+        m.d.comb += [
+            config.queue.eq(sizes.queue(member)),
+            states.read_address.eq(member),
+            states.write_address.eq(member),
+            states.write_data.eq(after),
+            position.address.eq(member),
+            faulted.address.eq(member),
+            config.enable.eq(looks_up),
+            states.read_enable.eq(looks_up),
+            position.enable.eq(looks_up),
+            faulted.enable.eq(looks_up),
+        ]
+
+        # JUDGE: plain differences of what was looked up.
+        alive = Signal(reset_less=True)
+        pending = Signal(16, reset_less=True)  # entries known and not read
+        delta = Signal(16, reset_less=True)    # new ones
+        used = Signal(16, reset_less=True)     # known before, and not taken by the consumer
+        boundary = Signal(range(BURST_MAX + 1), reset_less=True)  # entries up to the next burst
+        order = Signal(4, reset_less=True)
+
+        # DECIDE
+        chosen = Signal(_Action)
+        requeue = Signal()
+        count = Signal(range(BURST_MAX + 1))
+        index = Signal(sizes.index_bits)
+        m.d.comb += [
+            count.eq(Mux(pending < boundary, pending, boundary)),
+            index.eq(state.fetch & (ring.size - 1)),
+        ]
+        self._decide(m, event, chosen, state, after, requeue, alive=alive, pending=pending,
+                     delta=delta, used=used, size=ring.size, count=count, answer=answer,
+                     silent=silent)
+
+        # ISSUE
+        read: Any = Signal(ReadRequestLayout(sizes.lanes, self._context.size), reset_less=True)
+        context: Any = data.View(self._context, read.context)
+        requeues = Signal()  # the member is to be put on the list of visits
+        issues = Signal()    # the action is to be done
+        issued = Signal()
+        m.d.comb += [
+            self.reads.payload.eq(read),
+            visits.add.payload.eq(member),
+            self.flags.p.member.eq(member),
+            self.flags.p.address.eq(ring.device),
+            self.flags.p.silent.eq(action == _Action.HUSH),
+            self.faults.p.member.eq(member),
+            self.faults.p.address.eq(ring.driver),
+            self.faults.p.reason.eq(read_fault(answer.error, FaultReason.INDEX_JUMP)),
+            self.obligations.p.queue.eq(sizes.queue(member)),
+            self.stopped.p.member.eq(member),
+            self.stopped.p.order.eq(order),
+            self.stopped.p.reset.eq(forget),
+            self.stopped.p.position.eq(state.known),
+        ]
+
+        outstanding = Signal(range(self.answers_max + 1))  # index reads, answers included
+        looks = Signal()
+        answered = Signal()
+        m.d.comb += [
+            looks.eq(self.reads.valid & self.reads.ready & (action == _Action.LOOK)),
+            answered.eq(self.index_answers.valid & self.index_answers.ready),
+        ]
+        m.d.sync += outstanding.eq(outstanding + looks - answered)
+        bursts = Signal(range(self.bursts_max + 1))  # reads of entries
+        reads_ring = Signal()
+        m.d.comb += reads_ring.eq(self.reads.valid & self.reads.ready & (action == _Action.RING))
+        m.d.sync += bursts.eq(bursts + reads_ring - self.ring_done)
+        favour_visits = Signal()
+        room = Signal()
+        may_visit = Signal()
+        m.d.comb += [
+            room.eq((bursts != self.bursts_max) & self.flags_room),
+            may_visit.eq(room & (outstanding != self.answers_max)),
+        ]
+
+        with m.FSM():
+            with m.State("IDLE"):
+                # What ends something comes first: it makes room for others.
+                with m.If(self.flags_done.valid):
+                    m.d.comb += self.flags_done.ready.eq(1)
+                    m.d.sync += [event.eq(_Event.FLAG), member.eq(self.flags_done.p.member),
+                                 silent.eq(self.flags_done.p.silent)]
+                    m.next = "LOOK-UP"
+                with m.Elif(self.stops.valid):
+                    m.d.comb += self.stops.ready.eq(1)
+                    m.d.sync += [event.eq(_Event.STOP), member.eq(self.stops.p.queue >> 1),
+                                 forget.eq(self.stops.p.reset)]
+                    m.next = "LOOK-UP"
+                with m.Elif(self.index_answers.valid & room):
+                    m.d.comb += self.index_answers.ready.eq(1)
+                    m.d.sync += [event.eq(_Event.INDEX), member.eq(self.index_answers.p.member),
+                                 answer.eq(self.index_answers.payload)]
+                    m.next = "LOOK-UP"
+                with m.Elif(visits.take.valid & may_visit & (favour_visits | ~kicks.take.valid)):
+                    m.d.comb += visits.take.ready.eq(1)
+                    m.d.sync += [event.eq(_Event.VISIT), member.eq(visits.take.payload),
+                                 favour_visits.eq(0)]
+                    m.next = "OBLIGE"
+                with m.Elif(kicks.take.valid & may_visit):
+                    m.d.comb += kicks.take.ready.eq(1)
+                    m.d.sync += [event.eq(_Event.KICK), member.eq(kicks.take.payload),
+                                 favour_visits.eq(1)]
+                    m.next = "OBLIGE"
+            with m.State("OBLIGE"):
+                m.d.comb += [self.obligations.valid.eq(1), self.obligations.p.delta.eq(1)]
+                with m.If(self.obligations.ready):
+                    m.next = "OBLIGED"
+            with m.State("OBLIGED"):
+                # Only what the counter has seen keeps this queue from being stopped.
+                with m.If(self.obliged):
+                    m.next = "LOOK-UP"
+            with m.State("LOOK-UP"):
+                m.d.comb += looks_up.eq(1)
+                m.next = "JUDGE"
+            with m.State("JUDGE"):
+                known = Mux(event == _Event.INDEX, answer.index, state.known)
+                m.d.sync += [
+                    alive.eq(ring.running & ~faulted.data),
+                    pending.eq(known - state.fetch),
+                    delta.eq(answer.index - state.known),
+                    used.eq(state.known - position.data),
+                    # Bursts end where the ring does, as both are powers of two.
+                    boundary.eq(Mux(ring.size[4], 16 - state.fetch[:4], 32 - state.fetch[:5])),
+                    order.eq(_log2(ring.size)),
+                ]
+                with m.If(event == _Event.STOP):
+                    m.next = "FORGET"
+                with m.Else():
+                    m.next = "DECIDE"
+            with m.State("DECIDE"):
+                m.d.comb += states.write_enable.eq(1)
+                m.d.sync += [
+                    action.eq(chosen),
+                    requeues.eq(requeue),
+                    issues.eq(1),
+                    read.eq(0),
+                    read.function.eq(sizes.function(member)),
+                    read.queue.eq(sizes.queue(member)),
+                    read.last.eq(1),
+                    read.address.eq(ring.driver + ((index << 1) + _RING_OFFSET)),
+                    read.length.eq(count << 1),
+                    context.kind.eq(ReadKind.RING),
+                    context.member.eq(member),
+                    context.order.eq(order),
+                    context.index.eq(index),
+                    context.lap.eq(lap_of(state.fetch, order)),
+                    context.count.eq(count),
+                ]
+                with m.If(chosen == _Action.LOOK):
+                    m.d.sync += [
+                        read.address.eq(ring.driver + _INDEX_OFFSET),
+                        read.length.eq(_INDEX_BYTES),
+                        read.fenced.eq(state.fence),
+                        context.kind.eq(ReadKind.INDEX),
+                    ]
+                m.next = "ISSUE"
+            with m.State("ISSUE"):
+                m.d.comb += [
+                    visits.add.valid.eq(requeues),
+                    self.reads.valid.eq(
+                        issues & ((action == _Action.RING) | (action == _Action.LOOK))),
+                    self.flags.valid.eq(
+                        issues & ((action == _Action.HUSH) | (action == _Action.LISTEN))),
+                    self.faults.valid.eq(issues & (action == _Action.FAULT)),
+                    self.obligations.valid.eq(issues & (action == _Action.RELEASE)),
+                    self.obligations.p.delta.eq(-1),
+                    issued.eq((self.reads.valid & self.reads.ready)
+                              | (self.flags.valid & self.flags.ready)
+                              | (self.obligations.valid & self.obligations.ready)),
+                ]
+                with m.If(visits.add.ready):
+                    m.d.sync += requeues.eq(0)
+                with m.If(issued):
+                    m.d.sync += issues.eq(0)
+                with m.If(self.faults.valid & self.faults.ready):
+                    m.d.sync += action.eq(_Action.RELEASE)
+                with m.If((issued | ~issues) & (visits.add.ready | ~requeues)):
+                    m.next = "IDLE"
+            with m.State("FORGET"):
+                # All but what the driver sees: the flag in its memory stays as it is.
+                m.d.comb += [
+                    after.eq(0),
+                    after.known.eq(Mux(forget, 0, position.data)),
+                    after.fetch.eq(Mux(forget, 0, position.data)),
+                    after.quiet.eq(state.quiet & ~forget),
+                    states.write_enable.eq(1),
+                ]
+                m.next = "STOPPED"
+            with m.State("STOPPED"):
+                # What the memory holds out is the new state already.
+                m.d.comb += self.stopped.valid.eq(1)
+                with m.If(self.stopped.ready):
+                    m.next = "IDLE"
+        return m
+
+    def _decide(self, m: Module, event: Any, chosen: Any, state: Any, after: Any, requeue: Signal,
+                *, alive: Signal, pending: Signal, delta: Signal, used: Signal, size: Value,
+                count: Signal, answer: Any, silent: Signal) -> None:
+        """Choose what is done about the event, and what the state becomes."""
+        new = Signal()
+        many = Signal()
+        bad = Signal()
+        total = Signal(17)
+        look = Signal()
+        m.d.comb += [
+            new.eq(delta != 0),
+            many.eq(delta >= _BUSY_ENTRIES),
+            total.eq(used + delta),
+            # More available than the ring has entries: also when the index went backwards.
+            bad.eq((total > size) | (Value.cast(answer.error) != 0)),
+            after.eq(state),
+            chosen.eq(_Action.RELEASE),
+        ]
+        with m.Switch(Value.cast(event)):
+            with m.Case(_Event.KICK, _Event.VISIT):
+                kicked = event == _Event.KICK
+                m.d.comb += [
+                    look.eq(state.look | (kicked & ~state.flight)),
+                    after.look.eq(look),
+                    after.again.eq(state.again | (kicked & state.flight)),
+                ]
+                with m.If(alive):
+                    with m.If(pending != 0):
+                        m.d.comb += [chosen.eq(_Action.RING), after.fetch.eq(state.fetch + count)]
+                    with m.Elif(state.hush):
+                        m.d.comb += [chosen.eq(_Action.HUSH), after.hush.eq(0), after.quiet.eq(1)]
+                    with m.Elif(look & ~state.flight):
+                        m.d.comb += [chosen.eq(_Action.LOOK), after.look.eq(0),
+                                     after.flight.eq(1), after.fence.eq(0)]
+            with m.Case(_Event.INDEX):
+                m.d.comb += [after.flight.eq(0), after.again.eq(0)]
+                with m.If(alive & bad):
+                    m.d.comb += chosen.eq(_Action.FAULT)
+                with m.Elif(alive):
+                    # While NO_NOTIFY stands, each look that found something is followed by another.
+                    m.d.comb += [
+                        look.eq(state.look | state.again | (new & (state.quiet | many))),
+                        after.known.eq(answer.index),
+                        after.look.eq(look),
+                        after.hush.eq(new & ~state.quiet & (state.hush | many)),
+                    ]
+                    with m.If(pending != 0):
+                        m.d.comb += [chosen.eq(_Action.RING), after.fetch.eq(state.fetch + count)]
+                    with m.Elif(state.quiet & ~look):
+                        m.d.comb += [chosen.eq(_Action.LISTEN), after.quiet.eq(0)]
+            with m.Case(_Event.FLAG):
+                # What the driver added before it could see the flag clear came without a kick.
+                with m.If(~silent):
+                    m.d.comb += [
+                        after.fence.eq(1),
+                        after.look.eq(state.look | ~state.flight),
+                        after.again.eq(state.again | state.flight),
+                    ]
+        m.d.comb += requeue.eq(
+            alive & (chosen != _Action.FAULT)
+            & (((chosen == _Action.RING) & (pending != count)) | after.hush
+               | (after.look & ~after.flight)))
+
+
+def _log2(one_hot: Value) -> Value:
+    """Number of the one bit that is set, of 16."""
+    return Cat(Cat(one_hot[k] for k in range(16) if k >> bit & 1).any() for bit in range(4))

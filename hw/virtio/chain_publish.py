@@ -1,0 +1,183 @@
+"""Complete chains, in the order of the ring: announced once each."""
+
+from typing import Any
+
+from amaranth import Const, Module, Signal, Value
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.stream.memory import ForwardingMemory
+from hw.virtio.prefetch_types import (
+    CompletionLayout,
+    DiscardLayout,
+    LookupSignature,
+    PrefetchSizes,
+    index_mask,
+    lap_of,
+)
+from hw.virtio.types import ObligationLayout, ReadyLayout
+
+__all__ = ["ChainPublish"]
+
+_BATCH_MAX = 64  # chains of one announcement
+
+
+class ChainPublish(wiring.Component):
+    """Follow the marks of complete chains from the last one announced, and announce what is new.
+
+    Chains complete in any order. Each completion makes this look at the place behind the last chain
+    that was announced, and go on while chains are complete. Completions of the same member that
+    wait in a row are done in one go. After the announcement the obligations of the
+    completed chains are given back: so nothing of a queue is announced after it has stopped.
+
+    | Latency: 4 cycles from a completion to its announcement.
+    | Throughput: a chain a cycle, and 3 cycles a completion. Storage: 16 bits a member.
+
+    Parameters
+    ----------
+    sizes
+        Sizes of the prefetcher.
+
+    Members
+    -------
+    completions : In(stream.Signature(CompletionLayout(sizes)))
+    done : Out(LookupSignature(range(slots), 1))
+        The marks of complete chains, by place.
+    loads : In(stream.Signature(DiscardLayout(sizes)))
+        Go on from a position.
+    limit : In(LookupSignature(range(members), 16))
+        Position behind the last chain announced; up to date before the announcement.
+    ready : Out(stream.Signature(ReadyLayout()))
+    obligations : Out(stream.Signature(ObligationLayout()))
+    """
+
+    completions: stream.Interface
+    done: wiring.PureInterface
+    loads: stream.Interface
+    limit: wiring.PureInterface
+    ready: stream.Interface
+    obligations: stream.Interface
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        self.sizes = sizes
+        super().__init__({
+            "completions": In(stream.Signature(CompletionLayout(sizes))),
+            "done": Out(LookupSignature(range(sizes.slots), 1)),
+            "loads": In(stream.Signature(DiscardLayout(sizes))),
+            "limit": In(LookupSignature(range(sizes.members), 16)),
+            "ready": Out(stream.Signature(ReadyLayout())),
+            "obligations": Out(stream.Signature(ObligationLayout())),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        sizes = self.sizes
+        done: Any = self.done
+        limit: Any = self.limit
+        m.submodules.own = own = ForwardingMemory(16, sizes.members)
+        m.submodules.shown = shown = ForwardingMemory(16, sizes.members)
+        write_enable = Signal()
+        write_member = Signal(range(sizes.members))
+        write_position = Signal(16)
+        for copy in (own, shown):
+            m.d.comb += [
+                copy.write_enable.eq(write_enable),
+                copy.write_address.eq(write_member),
+                copy.write_data.eq(write_position),
+            ]
+        m.d.comb += [
+            shown.read_enable.eq(limit.enable),
+            shown.read_address.eq(limit.address),
+            limit.data.eq(shown.read_data),
+        ]
+
+        member = Signal(range(sizes.members), reset_less=True)
+        order = Signal(4, reset_less=True)
+        released = Signal(8, reset_less=True)      # chains whose obligations are to be given back
+        position = Signal(16, reset_less=True)
+        probe = Signal(16)                         # the place that is looked at
+        count = Signal(range(_BATCH_MAX + 1), reset_less=True)
+        complete = Signal()
+        absorbs = Signal()
+        m.d.comb += [
+            done.address.eq(sizes.slot(member, probe & index_mask(order))),
+            complete.eq(done.data != lap_of(position, order)),
+            absorbs.eq(self.completions.valid & (self.completions.p.member == member)
+                       & ~released[7]),
+        ]
+
+        # What is told, while the next completion is looked into.
+        told_member = Signal.like(member)
+        told_count = Signal.like(count)
+        told_released = Signal.like(released)
+        tells = Signal()
+        releases = Signal()
+        told = Signal()
+        m.d.comb += [
+            self.ready.valid.eq(tells),
+            self.ready.p.queue.eq(sizes.queue(told_member)),
+            self.ready.p.count.eq(told_count),
+            self.obligations.valid.eq(releases & ~tells),
+            self.obligations.p.queue.eq(sizes.queue(told_member)),
+            self.obligations.p.delta.eq(-told_released),
+            told.eq(~tells & ~releases),
+        ]
+        with m.If(self.ready.ready):
+            m.d.sync += tells.eq(0)
+        with m.If(self.obligations.valid & self.obligations.ready):
+            m.d.sync += releases.eq(0)
+
+        def tell(release: Value) -> None:
+            m.d.comb += [
+                write_enable.eq(1),
+                write_member.eq(member),
+                write_position.eq(position),
+            ]
+            m.d.sync += [
+                told_member.eq(member),
+                told_count.eq(count),
+                told_released.eq(release),
+                tells.eq(count != 0),
+                releases.eq(release != 0),
+            ]
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += [own.read_enable.eq(1), own.read_address.eq(self.completions.p.member)]
+                with m.If(self.loads.valid):
+                    m.d.comb += [
+                        self.loads.ready.eq(1),
+                        write_enable.eq(1),
+                        write_member.eq(self.loads.p.member),
+                        write_position.eq(self.loads.p.position),
+                    ]
+                with m.Elif(self.completions.valid):
+                    m.d.comb += self.completions.ready.eq(1)
+                    m.d.sync += [
+                        member.eq(self.completions.p.member),
+                        order.eq(self.completions.p.order),
+                        released.eq(self.completions.p.count),
+                        count.eq(0),
+                    ]
+                    m.next = "FETCH"
+            with m.State("FETCH"):
+                m.d.comb += [probe.eq(own.read_data), done.enable.eq(1)]
+                m.d.sync += position.eq(own.read_data)
+                # What it wrote was written before it came: the probe sees it, as it goes out now.
+                with m.If(absorbs):
+                    m.d.comb += self.completions.ready.eq(1)
+                    m.d.sync += released.eq(released + self.completions.p.count)
+                m.next = "SCAN"
+            with m.State("SCAN"):
+                m.d.comb += probe.eq(position + 1)
+                with m.If(complete & (count != _BATCH_MAX)):
+                    m.d.comb += done.enable.eq(1)
+                    m.d.sync += [position.eq(position + 1), count.eq(count + 1)]
+                with m.Elif(told):
+                    with m.If(complete):
+                        tell(Const(0))  # the place at hand is looked at again, and counted then
+                        m.d.sync += count.eq(0)
+                    with m.Else():
+                        tell(released)
+                        m.next = "IDLE"
+        return m

@@ -1,0 +1,93 @@
+"""Writes of the used ring's flags: the driver is asked for no kicks, or for kicks again."""
+
+from amaranth import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out, flipped
+
+from hw.pcie.types import WriteSegmentLayout
+from hw.stream.connect import connect_streams
+from hw.stream.queue import StreamQueue
+from hw.stream.types import BeatLayout
+from hw.virtio.prefetch_types import NotifyFlagLayout, PrefetchSizes
+
+__all__ = ["KickSuppression"]
+
+_FLAG_BYTES = 2
+_DEPTH = 8
+
+
+class KickSuppression(wiring.Component):
+    """Write NO_NOTIFY or zero to the used ring's flags, and tell when the write is in order.
+
+    | Latency: 2 cycles from ``flags`` to the write. Throughput: one write at a time.
+    | Storage: 8 writes that wait.
+
+    Parameters
+    ----------
+    sizes
+        Sizes of the prefetcher.
+
+    Members
+    -------
+    flags : In(stream.Signature(NotifyFlagLayout(sizes)))
+    room : Out(1)
+        ``flags`` will be ready; holds until the next transfer there.
+    segments : Out(stream.Signature(WriteSegmentLayout()))
+    data : Out(stream.Signature(BeatLayout(lanes)))
+    accepted : In(1)
+        The write stands in the order of writes (a pulse).
+    done : Out(stream.Signature(NotifyFlagLayout(sizes)))
+        After the acceptance of each write.
+    """
+
+    flags: stream.Interface
+    room: Signal
+    segments: stream.Interface
+    data: stream.Interface
+    accepted: Signal
+    done: stream.Interface
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        self.sizes = sizes
+        super().__init__({
+            "flags": In(stream.Signature(NotifyFlagLayout(sizes))),
+            "room": Out(1),
+            "segments": Out(stream.Signature(WriteSegmentLayout())),
+            "data": Out(stream.Signature(BeatLayout(sizes.lanes))),
+            "accepted": In(1),
+            "done": Out(stream.Signature(NotifyFlagLayout(sizes))),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        sizes = self.sizes
+        m.submodules.waiting = waiting = StreamQueue(NotifyFlagLayout(sizes), _DEPTH)
+        connect_streams(m, flipped(self.flags), waiting.i)
+        segment_sent = Signal()
+        data_sent = Signal()
+        in_order = Signal()
+        first = waiting.o.p
+        m.d.comb += [
+            self.room.eq(waiting.i.ready),
+            self.segments.valid.eq(waiting.o.valid & ~segment_sent),
+            self.segments.p.function.eq(sizes.function(first.member)),
+            self.segments.p.address.eq(first.address),
+            self.segments.p.length.eq(_FLAG_BYTES),
+            self.segments.p.last.eq(1),
+            self.data.valid.eq(waiting.o.valid & ~data_sent),
+            self.data.p.data.eq(first.silent),
+            self.data.p.empty.eq(sizes.lanes - _FLAG_BYTES),
+            self.data.p.last.eq(1),
+            self.done.valid.eq(in_order),
+            self.done.payload.eq(first),
+            waiting.o.ready.eq(in_order & self.done.ready),
+        ]
+        with m.If(self.segments.valid & self.segments.ready):
+            m.d.sync += segment_sent.eq(1)
+        with m.If(self.data.valid & self.data.ready):
+            m.d.sync += data_sent.eq(1)
+        with m.If(self.accepted):
+            m.d.sync += in_order.eq(1)
+        with m.If(in_order & self.done.ready):
+            m.d.sync += [segment_sent.eq(0), data_sent.eq(0), in_order.eq(0)]
+        return m

@@ -1,0 +1,306 @@
+"""Prefetch of the chains of all queues of one direction: instances and connections."""
+
+from typing import Any, Literal
+
+from amaranth import Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from hw.pcie.types import ReadAnswerLayout, ReadRequestLayout, WriteSegmentLayout
+from hw.stream.arbiter import StreamArbiter
+from hw.stream.connect import connect_streams
+from hw.stream.demultiplexer import StreamDemultiplexer
+from hw.stream.queue import StreamQueue
+from hw.stream.types import BeatLayout
+from hw.virtio.available_ring import AvailableRing
+from hw.virtio.chain_publish import ChainPublish
+from hw.virtio.chain_take import ChainTake
+from hw.virtio.descriptor_cache import DescriptorLayout, SlotMemory, TotalsLayout
+from hw.virtio.descriptor_fetch import DescriptorReads, RunMerger
+from hw.virtio.descriptor_parse import DescriptorParser
+from hw.virtio.kick_suppression import KickSuppression
+from hw.virtio.prefetch_discard import PrefetchDiscard
+from hw.virtio.prefetch_types import (
+    BURST_MAX,
+    CompletionLayout,
+    IndexAnswerLayout,
+    PrefetchContextLayout,
+    PrefetchSizes,
+    ReadKind,
+    RunLayout,
+    WalkLayout,
+)
+from hw.virtio.queue_faults import QueueFaults
+from hw.virtio.types import (
+    ChainLayout,
+    FaultLayout,
+    ObligationLayout,
+    QueueCommandLayout,
+    QueueConfigSignature,
+    QueueLayout,
+    ReadyLayout,
+    SegmentLayout,
+    TakeLayout,
+)
+
+__all__ = ["Prefetch"]
+
+_INDEX_ANSWERS = 64   # index reads on their way
+_COMPLETIONS = 8
+
+
+class Prefetch(wiring.Component):
+    """Fetch descriptor chains of split virtqueues before they are asked for, and give them away.
+
+    ::
+
+        doorbells ─► available_ring ─► reads ──────────┐ index, ring entries
+                         ▲   │                         ▼
+           index answers ┘   └► kick_suppression    (host)
+                                                       │
+           ring answers ─► runs ─► descriptor_reads ─► reads
+                                       ▲ walks         │
+           descriptor answers ─► descriptor_parse ◄────┘
+                                       │ cache, marks
+                                       ▼
+                     ready ◄─ chain_publish    chain_take ◄─ takes
+                                                  └► chains, segments
+
+    One instance serves all queues of a direction. Nothing waits for one queue: index, entries and
+    descriptors of each are read in bursts, and any number of reads are on their way. An answer is
+    always accepted within a bounded time whatever ``reads`` does: it goes to memory, for which the
+    place was reserved before the read left.
+
+    Every chain that is announced is checked: its buffers are of the right direction and not
+    empty, and add up to its bytes; whatever the driver writes later, they are told as they were read.
+    A fault stops the queue's prefetch at once; chains before the faulty one can still be taken.
+
+    After a reset of the card each queue needs a command with ``reset`` before it runs, as memories are
+    not reset. When the card is configured they are in that state.
+
+    | Latency without stalls, from the answer to its consequence: index to ring read 6 cycles, ring to
+      descriptor read 9, descriptors to ``ready`` 10; doorbell to index read 10; take to chain 5.
+    | Throughput: a ring entry, a descriptor, and an announced chain a cycle, with about 4 cycles a burst
+      of 32; a take every 2 cycles; a look at a ring every 5 to 8.
+    | Storage: about 100 + 2 * log2(size) + 30 bits an entry of each queue's largest size.
+
+    Parameters
+    ----------
+    lanes
+        Byte lanes of a beat, a power of two, at least 8.
+    direction
+        ``"transmit"``: odd queues, chains hold device-readable buffers. ``"receive"``: even ones,
+        device-writable.
+    functions
+        Functions of the card, 1 to 256.
+    stride
+        Data queues a function, a power of two from 2 to 32.
+    queue_size_max
+        Most entries of a queue, a power of two from 16 to 32768.
+    max_chain_bytes
+        Longest chain to send; a longer one is a fault. Below 131071.
+    chains_max
+        Chains between the read of their first descriptor and their last, at least 64.
+
+    Members
+    -------
+    doorbells : In(stream.Signature(QueueLayout()))
+        Kicks, and "look once" when a queue begins to run. Never stalls for more than a cycle.
+    config_ring, config_table, config_take : Out(QueueConfigSignature())
+        Three read ports on the queue contexts.
+    reads : Out(stream.Signature(ReadRequestLayout(lanes, context_bits)))
+    read_answers : In(stream.Signature(ReadAnswerLayout(lanes, context_bits)))
+        In any order.
+    flag_writes : Out(stream.Signature(WriteSegmentLayout()))
+    flag_data : Out(stream.Signature(BeatLayout(lanes)))
+    flag_accepted : In(1)
+        A write stands in the order of writes (a pulse).
+    ready : Out(stream.Signature(ReadyLayout()))
+        Chains to take; each is announced once.
+    takes : In(stream.Signature(TakeLayout()))
+    chains : Out(stream.Signature(ChainLayout()))
+        ``more`` is set too when the answer is SHORT, as that chain stays.
+    segments : Out(stream.Signature(SegmentLayout()))
+    obligations : Out(stream.Signature(ObligationLayout()))
+        A chain found leaves one behind, which comes back with its used entry.
+    faults : Out(stream.Signature(FaultLayout()))
+        One a queue, until a command. Told before the obligations of what failed are given back.
+    commands : In(stream.Signature(QueueCommandLayout()))
+    """
+
+    doorbells: stream.Interface
+    config_ring: wiring.PureInterface
+    config_table: wiring.PureInterface
+    config_take: wiring.PureInterface
+    reads: stream.Interface
+    read_answers: stream.Interface
+    flag_writes: stream.Interface
+    flag_data: stream.Interface
+    flag_accepted: Signal
+    ready: stream.Interface
+    takes: stream.Interface
+    chains: stream.Interface
+    segments: stream.Interface
+    obligations: stream.Interface
+    faults: stream.Interface
+    commands: stream.Interface
+
+    def __init__(self, lanes: int, *, direction: Literal["receive", "transmit"], functions: int,
+                 stride: int, queue_size_max: int, max_chain_bytes: int,
+                 chains_max: int = 512) -> None:
+        if direction not in ("receive", "transmit"):
+            raise ValueError(f"direction must be 'receive' or 'transmit', not {direction!r}")
+        self.sizes = PrefetchSizes(lanes=lanes, transmit=direction == "transmit",
+                                   functions=functions, stride=stride,
+                                   queue_size_max=queue_size_max)
+        self.lanes = lanes
+        self.direction = direction
+        self.max_chain_bytes = max_chain_bytes
+        self.chains_max = chains_max
+        self.context = PrefetchContextLayout(self.sizes)
+        self.context_bits = self.context.size
+        super().__init__({
+            "doorbells": In(stream.Signature(QueueLayout())),
+            "config_ring": Out(QueueConfigSignature()),
+            "config_table": Out(QueueConfigSignature()),
+            "config_take": Out(QueueConfigSignature()),
+            "reads": Out(stream.Signature(ReadRequestLayout(lanes, self.context_bits))),
+            "read_answers": In(stream.Signature(ReadAnswerLayout(lanes, self.context_bits))),
+            "flag_writes": Out(stream.Signature(WriteSegmentLayout())),
+            "flag_data": Out(stream.Signature(BeatLayout(lanes))),
+            "flag_accepted": In(1),
+            "ready": Out(stream.Signature(ReadyLayout())),
+            "takes": In(stream.Signature(TakeLayout())),
+            "chains": Out(stream.Signature(ChainLayout())),
+            "segments": Out(stream.Signature(SegmentLayout())),
+            "obligations": Out(stream.Signature(ObligationLayout())),
+            "faults": Out(stream.Signature(FaultLayout())),
+            "commands": In(stream.Signature(QueueCommandLayout())),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        sizes = self.sizes
+        lanes = sizes.lanes
+        burst_beats = max(1, 2 * BURST_MAX // lanes)
+        bursts_max = max(16, 64 // burst_beats)
+        answer = ReadAnswerLayout(lanes, self.context_bits)
+
+        m.submodules.available_ring = ring = AvailableRing(
+            sizes, answers_max=_INDEX_ANSWERS, bursts_max=bursts_max)
+        m.submodules.kick_suppression = suppression = KickSuppression(sizes)
+        m.submodules.run_merger = merger = RunMerger(sizes, chains_max=self.chains_max)
+        m.submodules.descriptor_reads = table = DescriptorReads(sizes)
+        m.submodules.descriptor_parser = parser = DescriptorParser(
+            sizes, max_chain_bytes=self.max_chain_bytes)
+        m.submodules.chain_publish = publish = ChainPublish(sizes)
+        m.submodules.chain_take = take = ChainTake(sizes)
+        m.submodules.queue_faults = queue_faults = QueueFaults(sizes, sources=4, readers=2)
+        m.submodules.discard = discard = PrefetchDiscard(sizes)
+
+        m.submodules.answers = answers = StreamDemultiplexer(answer, 3)
+        m.submodules.index_answers = index_answers = StreamQueue(
+            IndexAnswerLayout(sizes), _INDEX_ANSWERS)
+        m.submodules.ring_answers = ring_answers = StreamQueue(answer, bursts_max * burst_beats)
+        m.submodules.runs = runs = StreamQueue(RunLayout(sizes), 4)
+        m.submodules.walks = walks = StreamQueue(WalkLayout(sizes), self.chains_max)
+        m.submodules.completions = completions = StreamQueue(CompletionLayout(sizes), _COMPLETIONS)
+        m.submodules.read_arbiter = read_arbiter = StreamArbiter(
+            ReadRequestLayout(lanes, self.context_bits), 2)
+        m.submodules.obligation_arbiter = obligation_arbiter = StreamArbiter(ObligationLayout(), 6)
+
+        m.submodules.descriptors = descriptors = SlotMemory(DescriptorLayout(sizes), sizes.slots)
+        m.submodules.ids = ids = SlotMemory(sizes.index_bits, sizes.slots)
+        m.submodules.totals = totals = SlotMemory(TotalsLayout(sizes), sizes.slots)
+        m.submodules.done = done = SlotMemory(1, sizes.slots)
+        m.submodules.freed = freed = SlotMemory(1, sizes.slots)
+
+        # Answers by what they are. None of the three ever waits for a read to be accepted.
+        kind = Value.cast(data.View(self.context, self.read_answers.p.context).kind)
+        context: Any = data.View(self.context, answers.o[0].p.context)
+        connect_streams(m, flipped(self.read_answers), answers.i)
+        m.d.comb += [
+            answers.select.eq(Mux(kind[1], 2, kind[0])),
+            index_answers.i.valid.eq(answers.o[0].valid),
+            index_answers.i.p.member.eq(context.member),
+            index_answers.i.p.index.eq(answers.o[0].p.data[:16]),
+            index_answers.i.p.error.eq(answers.o[0].p.error),
+            answers.o[0].ready.eq(index_answers.i.ready),
+        ]
+        assert (ReadKind.INDEX.value, ReadKind.RING.value) == (0, 1)
+        connect_streams(m, answers.o[1], ring_answers.i)
+        connect_streams(m, answers.o[2], parser.answers)
+
+        # Forward.
+        connect_streams(m, flipped(self.doorbells), ring.doorbells)
+        connect_streams(m, index_answers.o, ring.index_answers)
+        connect_streams(m, ring_answers.o, merger.answers)
+        connect_streams(m, merger.runs, runs.i)
+        connect_streams(m, runs.o, table.runs)
+        connect_streams(m, parser.walks, walks.i)
+        connect_streams(m, walks.o, table.walks)
+        connect_streams(m, ring.reads, read_arbiter.i[0])
+        connect_streams(m, table.reads, read_arbiter.i[1])
+        connect_streams(m, read_arbiter.o, flipped(self.reads))
+        connect_streams(m, parser.completions, completions.i)
+        connect_streams(m, completions.o, publish.completions)
+        connect_streams(m, publish.ready, flipped(self.ready))
+        connect_streams(m, flipped(self.takes), take.takes)
+        connect_streams(m, take.chains, flipped(self.chains))
+        connect_streams(m, take.segments, flipped(self.segments))
+        m.d.comb += [
+            ring.ring_done.eq(merger.done),
+            merger.finished.eq(table.finished + parser.finished),
+        ]
+
+        # The suppression flag.
+        connect_streams(m, ring.flags, suppression.flags)
+        connect_streams(m, suppression.done, ring.flags_done)
+        connect_streams(m, suppression.segments, flipped(self.flag_writes))
+        connect_streams(m, suppression.data, flipped(self.flag_data))
+        m.d.comb += [
+            ring.flags_room.eq(suppression.room),
+            suppression.accepted.eq(self.flag_accepted),
+        ]
+
+        # Memories, and who looks into them.
+        connect(m, parser.descriptors, descriptors.write)
+        connect(m, parser.ids, ids.write)
+        connect(m, parser.totals, totals.write)
+        connect(m, parser.done, done.write)
+        connect(m, parser.freed, freed.read)
+        connect(m, take.descriptors, descriptors.read)
+        connect(m, take.ids, ids.read)
+        connect(m, take.totals, totals.read)
+        connect(m, take.freed, freed.write)
+        connect(m, publish.done, done.read)
+        connect(m, take.limit, publish.limit)
+        connect(m, ring.position, take.position)
+        connect(m, ring.faulted, queue_faults.lookups[0])
+        connect(m, table.faulted, queue_faults.lookups[1])
+        connect(m, ring.config, flipped(self.config_ring))
+        connect(m, table.config, flipped(self.config_table))
+        connect(m, take.config, flipped(self.config_take))
+
+        # Obligations. Who takes one on learns when it has left: until then nothing is begun.
+        for index, source in enumerate((ring.obligations, merger.obligations, take.obligations,
+                                        take.returns, table.obligations, publish.obligations)):
+            connect_streams(m, source, obligation_arbiter.i[index])
+        connect_streams(m, obligation_arbiter.o, flipped(self.obligations))
+        left = Signal()
+        m.d.comb += left.eq(self.obligations.valid & self.obligations.ready)
+        for index, obliged in enumerate((ring.obliged, merger.obliged, take.obliged)):
+            m.d.comb += obliged.eq(left & (obligation_arbiter.source == index))
+
+        # Faults, and commands.
+        for index, source in enumerate((ring.faults, merger.faults, table.faults, parser.faults)):
+            connect_streams(m, source, queue_faults.sources[index])
+        connect_streams(m, queue_faults.faults, flipped(self.faults))
+        connect_streams(m, flipped(self.commands), discard.commands)
+        connect_streams(m, discard.stops, ring.stops)
+        connect_streams(m, ring.stopped, discard.stopped)
+        connect_streams(m, discard.publish, publish.loads)
+        connect_streams(m, discard.take, take.loads)
+        connect_streams(m, discard.clears, queue_faults.clears)
+        connect_streams(m, discard.sweeps, parser.sweeps)
+        return m

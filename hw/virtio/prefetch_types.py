@@ -1,0 +1,239 @@
+"""What travels inside `Prefetch`: its sizes, the context of its reads, runs, walks, completions."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth import Cat, Const, Mux, Value
+from amaranth.hdl import ShapeLike
+from amaranth.lib import data, enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.pcie.types import ReadError
+from hw.stream.types import LENGTH_BITS, QUEUE_BITS, check_lanes
+from hw.virtio.types import FaultReason
+
+__all__ = [
+    "BURST_MAX",
+    "DESCRIPTOR_BYTES",
+    "CompletionLayout",
+    "DiscardLayout",
+    "FaultSourceLayout",
+    "IndexAnswerLayout",
+    "LookupSignature",
+    "NotifyFlagLayout",
+    "PrefetchContextLayout",
+    "PrefetchSizes",
+    "ReadKind",
+    "RunLayout",
+    "SweepLayout",
+    "WalkLayout",
+    "index_mask",
+    "lap_of",
+    "read_fault",
+]
+
+BURST_MAX = 32
+"""Most ring entries, and most descriptors, of one read."""
+
+DESCRIPTOR_BYTES = 16
+
+COUNT_BITS = 6
+ORDER_BITS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefetchSizes:
+    """The sizes that the parts of a prefetcher share.
+
+    A *member* is a queue of this direction, numbered from 0: the card's number without its lowest
+    bit. An *index* is a place in a ring or in a descriptor table.
+    """
+
+    lanes: int
+    """Byte lanes of a beat: 8 at least."""
+    transmit: bool
+    """Serves the odd queues, not the even ones."""
+    functions: int
+    """1 to 256."""
+    stride: int
+    """Data queues a function, a power of two from 2 to 32."""
+    queue_size_max: int
+    """A power of two from 16 to 32768."""
+
+    def __post_init__(self) -> None:
+        check_lanes(self.lanes)
+        if self.lanes < 8:
+            raise ValueError(f"lanes must be at least 8, not {self.lanes!r}")
+        if not 1 <= self.functions <= 256:
+            raise ValueError(f"functions must be from 1 to 256, not {self.functions!r}")
+        if not 2 <= self.stride <= 32 or self.stride & (self.stride - 1):
+            raise ValueError(f"stride must be a power of two from 2 to 32, not {self.stride!r}")
+        size = self.queue_size_max
+        if not 16 <= size <= 32768 or size & (size - 1):
+            raise ValueError(f"queue_size_max must be a power of two from 16 to 32768, not {size!r}")
+
+    @property
+    def members(self) -> int:
+        """Queues of this direction (2 at least: one that does not exist costs nothing)."""
+        return max(2, self.functions * self.stride // 2)
+
+    @property
+    def member_bits(self) -> int:
+        """Width of a member's number."""
+        return (self.members - 1).bit_length()
+
+    @property
+    def index_bits(self) -> int:
+        """Width of a place in the largest ring."""
+        return self.queue_size_max.bit_length() - 1
+
+    @property
+    def slots(self) -> int:
+        """Words of a memory with one for each ring entry, or descriptor, of each member."""
+        return self.members << self.index_bits
+
+    def slot(self, member: Value, index: Value) -> Value:
+        """Address in such a memory. No index leads out of the member's own part."""
+        return Cat(index[:self.index_bits], member)
+
+    def queue(self, member: Value) -> Value:
+        """Give the card's number of a member."""
+        return Cat(Const(int(self.transmit), 1), member)[:QUEUE_BITS]
+
+    def function(self, member: Value) -> Value:
+        """Give the function of a member."""
+        return member >> (self.stride.bit_length() - 2)
+
+
+def index_mask(order: Value) -> Value:
+    """Ones in the bits of an index, for a ring of ``2 ** order`` entries; 16 bits."""
+    return Cat(order > bit for bit in range(16))
+
+
+def lap_of(position: Value, order: Value) -> Value:
+    """Parity of the lap of a free running position: its lowest bit above the index."""
+    return position.bit_select(order, 1)
+
+
+def read_fault(error: Any, otherwise: FaultReason) -> Value:
+    """Give the reason of a fault: how the read ended, or if it ended well, ``otherwise``."""
+    how = Value.cast(error)
+    return Mux(how == 0, otherwise, Cat(how, Const(0b10, 2)))  # READ_FAILED is 8 + FAILED
+
+
+class LookupSignature(wiring.Signature):
+    """A read port on a memory in another part; data are valid in the cycle after ``enable``, and
+    held until the next one. Seen from the one who asks."""
+
+    def __init__(self, address: ShapeLike, shape: ShapeLike) -> None:
+        super().__init__({"enable": Out(1), "address": Out(address), "data": In(shape)})
+
+
+class ReadKind(enum.Enum, shape=2):
+    """What a read asks for."""
+
+    INDEX = 0   # the available index
+    RING = 1    # ring entries
+    RUN = 2     # heads of chains, that lie side by side in the table
+    WALK = 3    # the rest of one chain
+
+
+class PrefetchContextLayout(data.StructLayout):
+    """What a read's answer brings back.
+
+    ========== ====================================================================
+    field      meaning
+    ========== ====================================================================
+    kind       `ReadKind`
+    member     Whose
+    order      log2 of the queue's size
+    index      RING: place of the first entry; RUN: of the first descriptor's; WALK: of the chain
+    lap        Parity of the lap of that place
+    count      Entries, or descriptors, of the answer
+    descriptor RUN, WALK: number of the first one
+    down       RUN: the next descriptors belong to places below, not above
+    bytes      WALK: of the chain so far
+    segments   WALK: of the chain so far
+    ========== ====================================================================
+    """
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({
+            "kind": ReadKind, "member": sizes.member_bits, "order": ORDER_BITS,
+            "index": sizes.index_bits, "lap": 1, "count": COUNT_BITS,
+            "descriptor": sizes.index_bits, "down": 1,
+            "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1,
+        })
+
+
+class IndexAnswerLayout(data.StructLayout):
+    """The available index of a member, as it was read."""
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({"member": sizes.member_bits, "index": 16, "error": ReadError})
+
+
+class RunLayout(data.StructLayout):
+    """Heads side by side: ``count`` descriptors from number ``descriptor`` up, of places from
+    ``index`` up (or ``down``). The numbers are not checked yet."""
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({
+            "member": sizes.member_bits, "order": ORDER_BITS, "descriptor": 16,
+            "index": sizes.index_bits, "lap": 1, "count": COUNT_BITS, "down": 1,
+        })
+
+
+class WalkLayout(data.StructLayout):
+    """A chain that goes on at ``descriptor``, which is not checked yet."""
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({
+            "member": sizes.member_bits, "order": ORDER_BITS, "descriptor": 16,
+            "index": sizes.index_bits, "lap": 1,
+            "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1,
+        })
+
+
+class CompletionLayout(data.StructLayout):
+    """Nothing more will be read for ``count`` chains of a member: complete, or given up."""
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({
+            "member": sizes.member_bits, "order": ORDER_BITS, "count": COUNT_BITS + 1,
+        })
+
+
+class NotifyFlagLayout(data.StructLayout):
+    """Write the used ring's flags of a member: NO_NOTIFY or 0."""
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({"member": sizes.member_bits, "address": 64, "silent": 1})
+
+
+class DiscardLayout(data.StructLayout):
+    """Throw away what was prefetched of a member, and go on from ``position``."""
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({
+            "member": sizes.member_bits, "order": ORDER_BITS, "position": 16, "reset": 1,
+        })
+
+
+class SweepLayout(data.StructLayout):
+    """Clear one place: its chain is not complete, its descriptor not in use.
+
+    ``mark`` is what the completion mark of a chain that is *not* complete looks like there.
+    """
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({
+            "member": sizes.member_bits, "index": sizes.index_bits, "mark": 1,
+        })
+
+
+class FaultSourceLayout(data.StructLayout):
+    """A fault of a member."""
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({"member": sizes.member_bits, "reason": FaultReason, "address": 64})
