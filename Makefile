@@ -10,7 +10,8 @@ SET ?=
 CARD = $(CONFIG) $(foreach pair,$(if $(VFS),vfs=$(VFS)) $(SET),--set $(pair))
 
 READY := .venv/ready
-RUN := .venv/bin/python
+BIN := .venv/bin
+RUN := $(BIN)/python
 export AMARANTH_USE_YOSYS := builtin
 
 .DEFAULT_GOAL := help
@@ -48,7 +49,7 @@ verilog: $(READY)
 ##                    BLOCK="hw.stream.register:StreamRegister(64)" for one component
 BLOCK ?=
 synth: $(READY)
-	$(RUN) -m sim.synth $(if $(BLOCK),--block '$(BLOCK)',$(CARD))
+	$(BIN)/ringlet synth $(if $(BLOCK),--block '$(BLOCK)',$(CARD))
 
 ## make lock          renew requirements.lock from pyproject.toml
 lock:

@@ -21,6 +21,8 @@ from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
+from hw.config import NicConfig
+
 __all__ = ["design_hash", "parse_overrides", "to_rtlil", "to_verilog", "write_card",
            "write_if_changed", "write_verilog"]
 
@@ -213,10 +215,9 @@ def write_card(preset: str, overrides: dict[str, Any], folder: Path) -> Path:
 
     Overridden fields are part of the name: ``full-vfs64.v``.
     """
-    from hw.config import NicConfig  # noqa: PLC0415  # only the whole card needs the whole house
-    from hw.nic import SmartNic  # noqa: PLC0415
-
     config = NicConfig.preset(preset, **overrides)
+    from hw.nic import SmartNic  # noqa: PLC0415  # only the whole card needs the whole house
+
     name = "-".join([preset, *(f"{key}{value}" for key, value in sorted(overrides.items()))])
     card = SmartNic(config)
     text = to_rtlil(card, "ringlet")

@@ -38,6 +38,7 @@ _WIDE = {"MUXF7", "MUXF8", "MUXF9"}
 _CARRY = {"CARRY4", "CARRY8"}
 _FLIP_FLOPS = {"FDRE", "FDSE", "FDCE", "FDPE", "LDCE", "LDPE"}
 _BUFFERS = {"BUFG", "BUFGCE", "IBUF", "OBUF"}
+_SIMPLE = _LUTS | _WIDE | _CARRY | _FLIP_FLOPS | _BUFFERS
 _DSP_LEVELS = 4
 
 
@@ -123,7 +124,7 @@ class Netlist:
         counts: dict[str, int] = defaultdict(int)
         for cell in self._cells.values():
             kind = cell["type"]
-            known = (kind in boxes or kind in _LUTS | _WIDE | _CARRY | _FLIP_FLOPS | _BUFFERS or kind in _LUTRAM
+            known = (kind in boxes or kind in _SIMPLE or kind in _LUTRAM
                      or kind.startswith(("RAMB", "FIFO", "DSP48", "URAM288")))
             if not known:
                 counts[kind] += 1

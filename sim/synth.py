@@ -11,7 +11,6 @@ wide multiplexers gave twice the levels and half as many LUTs again.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib
 import json
@@ -19,10 +18,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hw.verilog import parse_overrides, to_rtlil, write_if_changed
+from hw.config import NicConfig
+from hw.verilog import to_rtlil, write_if_changed
 from sim import toolchain
 from sim.netlist import LogicPath, Netlist, Resources
 
-__all__ = ["Mapped", "SynthesisError", "synthesize", "synthesize_card"]
+__all__ = ["Mapped", "SynthesisError", "load_block", "report_block", "report_card", "synthesize",
+           "synthesize_card"]
 
 FAMILY = "xcup"
 
@@ -200,19 +201,13 @@ def _progress(total: int) -> Iterator[Any]:
         yield step
 
 
-def synthesize_card(preset: str, overrides: dict[str, Any], *, whole: bool = True,
-                    workers: int = 2) -> dict[str, Any]:
-    """Map the card of a preset; give the report of build/synth.
+def synthesize_card(preset: str, config: NicConfig, card: wiring.Component, *,
+                    whole: bool = True, workers: int = 2) -> dict[str, Any]:
+    """Map a card, which is ``config`` and was called ``preset``; give the report of build/synth.
 
     Without ``whole`` the flattened run is left out: resources are then the sum of the rooms, and
     the longest path is the longest within one instance.
     """
-    from hw.nic import SmartNic  # noqa: PLC0415
-
-    from hw.config import NicConfig  # noqa: PLC0415  # a block is mapped without the whole house
-
-    config = NicConfig.preset(preset, **overrides)
-    card = SmartNic(config)
     with console.status("elaborating the card"):
         fragment = Fragment.get(card, None)
         text = to_rtlil(card, "ringlet", fragment)
@@ -238,7 +233,9 @@ def synthesize_card(preset: str, overrides: dict[str, Any], *, whole: bool = Tru
             continue
         room = by_room.setdefault(rooms.get(name, "nic"), Mapped(Resources(), []))
         room.resources += block.resources
-        room.paths = _longest(room.paths + block.paths)
+        room.paths = _longest(room.paths + [
+            replace(path, start=f"{name}: {path.start}", end=f"{name}: {path.end}")
+            for path in block.paths])
     if whole:
         total = mapped["(the whole)"]
     else:
@@ -259,7 +256,7 @@ def _longest(paths: list[LogicPath]) -> list[LogicPath]:
     return sorted(paths, key=lambda path: (-path.levels, -path.carry_hops, path.end))[:10]
 
 
-# --- the command --------------------------------------------------------------------------------
+# --- what is printed -----------------------------------------------------------------------------
 
 def _show(title: str, rows: dict[str, dict[str, Any]]) -> None:
     table = Table(title=title)
@@ -291,64 +288,33 @@ def load_block(text: str) -> wiring.Component:
         made = eval(expression, dict(names))  # a developer's own command line
         if isinstance(made, type):
             made = made()
-    except (ImportError, NameError, SyntaxError, TypeError) as error:
+    except (AttributeError, ImportError, NameError, SyntaxError, TypeError) as error:
         raise ValueError(f"block {text!r}: {error}") from None
     if not isinstance(made, wiring.Component):
         raise ValueError(f"block {text!r} is no component but {type(made).__name__}")
     return made
 
 
-def report_block(block: str) -> int:
-    """Map one block and print what it takes."""
+def report_block(block: str) -> None:
+    """Map one block, given as for `load_block`, and print what it takes."""
     component = load_block(block)
     name = type(component).__name__
     with console.status(f"mapping {name}"):
         mapped = synthesize(component, name)
     _show(name, {"": mapped.figures()})
     _show_paths([asdict(path) for path in mapped.paths])
-    return 0
 
 
-def report_card(preset: str, overrides: dict[str, Any], folder: Path, *,
+def report_card(preset: str, overrides: Mapping[str, int], folder: Path, *,
                 whole: bool = True) -> Path:
     """Map a card, print what it takes, and leave the report."""
-    report = synthesize_card(preset, overrides, whole=whole)
+    config = NicConfig.preset(preset, **overrides)
+    from hw.nic import SmartNic  # noqa: PLC0415  # a block is mapped without the whole house
+
+    report = synthesize_card(preset, config, SmartNic(config), whole=whole)
     others = "".join(f"-{key}{value}" for key, value in sorted(overrides.items()) if key != "vfs")
-    path = folder / f"{preset}-vfs{report['vfs']}{others}.json"
+    path = folder / f"{preset}-vfs{config.vfs}{others}.json"
     write_if_changed(path, json.dumps(report, indent=2) + "\n")
-    _show(f"{preset}, {report['vfs']} VFs", {**report["rooms"], "whole card": report})
+    _show(f"{preset}, {config.vfs} VFs", {**report["rooms"], "whole card": report})
     _show_paths(report["paths"])
     return path
-
-
-def main() -> int:
-    """Map a card or a block to an FPGA's cells, and say how deep its logic is."""
-    parser = argparse.ArgumentParser(prog="python -m sim.synth", description=main.__doc__)
-    parser.add_argument("preset", nargs="?", default="full", help="a preset of hw/config.py")
-    parser.add_argument("--block", metavar="MODULE:CLASS(ARGUMENTS)",
-                        help="map this component alone, such as 'hw.stream.register:"
-                             "StreamRegister(BeatLayout(64))'")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=NUMBER",
-                        help="override a field of the preset, such as vfs=64")
-    parser.add_argument("--rooms-only", action="store_true",
-                        help="leave out the flattened run of the whole card")
-    parser.add_argument("--folder", type=Path, default=toolchain.build_folder() / "synth")
-    options = parser.parse_args()
-    try:
-        if options.block:
-            return report_block(options.block)
-        overrides = parse_overrides(options.set)
-        path = report_card(options.preset, overrides, options.folder,
-                           whole=not options.rooms_only)
-        console.print(f"{path}")
-    except ValueError as error:
-        console.print(f"synth: {error}", markup=False, soft_wrap=True)
-        return 2
-    except SynthesisError as error:
-        console.print(f"synth: {error}", markup=False, soft_wrap=True)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -23,7 +23,8 @@ class Adder(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        a, b = Signal(self.a.shape()), Signal(self.b.shape())
+        a = Signal(self.a.shape())
+        b = Signal(self.b.shape())
         m.d.sync += [a.eq(self.a), b.eq(self.b), self.total.eq(a + b)]
         return m
 

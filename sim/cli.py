@@ -1,0 +1,160 @@
+"""The ``ringlet`` command: run the card, write its Verilog, see what it takes of an FPGA."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from hw.config import NicConfig
+from hw.verilog import parse_overrides, write_card
+from sim import toolchain
+
+__all__ = ["DemoOptions", "app", "main"]
+
+PRESETS = ", ".join(NicConfig.PRESETS)
+
+# The base of all mistakes in the use of a command; Typer itself exports only what derives from it.
+_UsageError: Any = typer.BadParameter.__base__
+
+app = typer.Typer(
+    add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    help="Ringlet, an open virtio SmartNIC: run it in simulation, write its Verilog, see what it "
+         "takes of an FPGA.\n\nA card is a preset with fields overridden: "
+         "[bold]ringlet verilog full --vfs 64 --set queue_pairs=4[/bold]. hw/config.py lists the "
+         "fields. What is written goes below build/.")
+
+_Preset = Annotated[str, typer.Argument(
+    metavar="PRESET", help=f"The card to start from: {PRESETS}.")]
+# Numbers come as text: our own words name the value and what is allowed, in one line.
+_Vfs = Annotated[str | None, typer.Option(
+    "--vfs", metavar="N", help="Virtual functions, 0 to 255; short for --set vfs=N.")]
+_Set = Annotated[list[str] | None, typer.Option(
+    "--set", metavar="FIELD=NUMBER",
+    help="Override a field of the preset, such as queue_pairs=4. May be given again.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What a run of the demonstration is asked for."""
+
+    config: NicConfig
+    preset: str
+    seed: int
+    waves: bool
+    folder: Path
+
+
+def _overrides(vfs: str | None, pairs: Sequence[str] | None) -> dict[str, int]:
+    return parse_overrides([*([f"vfs={vfs}"] if vfs is not None else []), *(pairs or [])])
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"ringlet {version('ringlet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(_version: Annotated[bool, typer.Option(
+        "--version", callback=_show_version, is_eager=True,
+        help="Print the version and end.")] = False) -> None:
+    pass
+
+
+@app.command()
+def sim(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+        seed: Annotated[str, typer.Option(
+            metavar="N", help="Seed of everything random: the same seed, the same run.")] = "1",
+        waves: Annotated[bool, typer.Option(
+            "--waves", help="Leave a wave file beside the report.")] = False,
+        folder: Annotated[Path, typer.Option(
+            metavar="FOLDER", help="Where report and packets go.")] = Path("build/sim"),
+        ) -> int:
+    """Run the demonstration: a driver brings the card up and sends and receives packets.
+
+    Leaves report.json, report.html and wire.pcap in the folder.
+    """
+    config = NicConfig.preset(preset, **_overrides(vfs, pairs))
+    if not seed.isdecimal():
+        raise ValueError(f"--seed must be a whole number, not {seed!r}")
+    from sim.demo import run_demo  # noqa: PLC0415  # what one command needs, another need not load
+
+    return run_demo(DemoOptions(config=config, preset=preset, seed=int(seed), waves=waves,
+                                folder=folder))
+
+
+@app.command()
+def verilog(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+            folder: Annotated[Path, typer.Option(
+                metavar="FOLDER", help="Where the files go.")] = Path("build/verilog")) -> None:
+    """Write the card as Verilog, and its ports, parameters and sizes as JSON beside it.
+
+    The file is named after the preset and what is overridden (full-vfs64.v), its module is
+    ringlet. An unchanged card leaves the file untouched.
+    """
+    with Console(stderr=True).status("writing Verilog"):
+        path = write_card(preset, _overrides(vfs, pairs), folder)
+    print(path)
+
+
+@app.command()
+def synth(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+          block: Annotated[str | None, typer.Option(
+              metavar="MODULE:CLASS(...)",
+              help="Map one component instead of a card, such as "
+                   "'hw.stream.register:StreamRegister(64)'. The arguments are Python.")] = None,
+          rooms_only: Annotated[bool, typer.Option(
+              "--rooms-only", help="Leave out the flattened run of the whole card, which takes "
+                                   "longest and finds paths that cross blocks.")] = False,
+          folder: Annotated[Path, typer.Option(
+              metavar="FOLDER", help="Where the report goes.")] = Path("build/synth")) -> None:
+    """Map the card to an UltraScale+ part: LUTs, memories, and LUTs in series.
+
+    Prints a table by room and the longest paths with the registers at their ends, and leaves
+    PRESET-vfsN.json. What was mapped once and has not changed is not mapped again.
+    """
+    from sim.synth import report_block, report_card  # noqa: PLC0415  # as above
+
+    if block is not None:
+        report_block(block)
+    else:
+        print(report_card(preset, _overrides(vfs, pairs), folder, whole=not rooms_only))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; a mistake of the user is one line, and 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    command = next((word for word in words if not word.startswith("-")), "")
+    where = f"ringlet {command}".strip()
+    try:
+        code = app(words, prog_name="ringlet", standalone_mode=False)
+    except _UsageError as error:
+        known = [each.name or each.callback.__name__ for each in app.registered_commands
+                 if each.callback]
+        if command and command not in known:
+            print(f"ringlet: no command {command!r}; there are {', '.join(known)}",
+                  file=sys.stderr)
+        else:
+            reason = " ".join(error.format_message().split())
+            print(f"{where}: {reason} (see {where} --help)", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, toolchain.ToolMissing) as error:  # ConfigError is a ValueError
+        print(f"{where}: {error}", file=sys.stderr)
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except RuntimeError as error:
+        print(f"{where}: {error}", file=sys.stderr)
+        return 1
+    return int(code or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

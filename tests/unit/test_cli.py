@@ -1,0 +1,49 @@
+"""The `ringlet` command: help, version, and one line for each mistake, with nothing left behind."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from sim.cli import main
+
+
+@pytest.mark.parametrize(("words", "names"), [
+    (["verilog", "nope"], ["nope", "full", "small"]),
+    (["verilog", "--vfs", "300"], ["vfs", "300", "255"]),
+    (["verilog", "--vfs", "x"], ["vfs=x", "NUMBER"]),
+    (["verilog", "--set", "queue_pairs=3"], ["queue_pairs", "3", "power of two"]),
+    (["verilog", "--set", "no_such=3"], ["no_such", "queue_pairs"]),
+    (["verilog", "full", "small"], ["small"]),
+    (["verilog", "--no-such"], ["--no-such"]),
+    (["synth", "small", "--vfs", "-1"], ["vfs"]),
+    (["synth", "--block", "x"], ["x", "package.module"]),
+    (["sim", "--seed", "many"], ["seed", "many", "whole number"]),
+    (["sim", "full", "--set", "vfs"], ["vfs", "FIELD=NUMBER"]),
+    (["no_such"], ["no_such", "sim", "verilog", "synth"]),
+])
+def test_a_mistake_is_one_line(words: list[str], names: list[str], tmp_path: Path,
+                               monkeypatch: pytest.MonkeyPatch,
+                               capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert all(name in said.err for name in names), said.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.split() == ["ringlet", version("ringlet")]
+
+
+@pytest.mark.parametrize("command", ["sim", "verilog", "synth"])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert command in capsys.readouterr().out
+    assert main([command, "--help"]) == 0
+    assert "PRESET" in capsys.readouterr().out
