@@ -3,7 +3,7 @@
 from typing import Any
 
 from amaranth import Module, Mux, Signal, Value
-from amaranth.hdl import ShapeLike
+from amaranth.hdl import Shape, ShapeLike
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,11 +12,19 @@ __all__ = ["StreamQueue"]
 _LUTRAM_DEPTH = 64
 """Up to here a queue lies in distributed memory, which is read in the same cycle."""
 
+_NARROW_BITS = 64
+"""Up to here a queue in block memory has a small one in distributed memory before its output."""
+
+_FRONT_DEPTH = 16
+
 
 class StreamQueue(wiring.Component):
     """Queue transfers of a stream, first in, first out.
 
-    | Latency: 1 cycle in distributed memory (``depth`` up to 64), 2 cycles in block memory.
+    ``depth`` up to 64 lies in distributed memory, more in block memory. A narrow payload (up to 64
+    bits) passes by the block memory as long as the transfers that wait are few.
+
+    | Latency: 1 cycle; 2 cycles for a wide payload in block memory.
     | Throughput: 1 transfer a cycle at any level, also while full and being emptied.
     | Storage: ``depth`` payloads, the one on ``o`` included.
     | Paths: none from ``i`` to ``o`` nor from ``o.ready`` to ``i.ready``. ``o.payload`` comes
@@ -70,9 +78,30 @@ class StreamQueue(wiring.Component):
             m.d.sync += level.eq(level - 1)
         if self.depth <= _LUTRAM_DEPTH:
             self._distributed(m, arrives)
+        elif Shape.cast(self.shape).width <= _NARROW_BITS:
+            self._both(m, arrives)
         else:
             self._block(m, arrives)
         return m
+
+    def _both(self, m: Module, arrives: Signal) -> None:
+        """A small queue, and a big one before it for what does not fit there."""
+        m.submodules.front = front = StreamQueue(self.shape, _FRONT_DEPTH)
+        m.submodules.back = back = _Block(self.shape, self.depth)
+        # As long as something is in the back, all goes through it; and while that comes forward,
+        # the front has enough to give.
+        passes = Signal()
+        m.d.comb += [
+            passes.eq((back.level == 0) & front.i.ready),
+            back.i.valid.eq(arrives & ~passes),
+            back.i.payload.eq(self.i.payload),
+            back.o.ready.eq(front.i.ready),
+            front.i.valid.eq(back.o.valid | (arrives & passes)),
+            front.i.payload.eq(Mux(back.o.valid, back.o.payload, self.i.payload)),
+            front.o.ready.eq(self.o.ready),
+            self.o.valid.eq(front.o.valid),
+            self.o.payload.eq(front.o.payload),
+        ]
 
     def _next(self, address: Signal, places: int) -> Value:
         return Mux(address == places - 1, 0, address + 1)
@@ -148,3 +177,10 @@ class StreamQueue(wiring.Component):
             m.d.sync += stored.eq(stored + 1)
         with m.Elif(pops & ~arrives):
             m.d.sync += stored.eq(stored - 1)
+
+
+class _Block(StreamQueue):
+    """A queue in block memory, whatever its size."""
+
+    def _both(self, m: Module, arrives: Signal) -> None:
+        self._block(m, arrives)

@@ -23,7 +23,7 @@ class WorkList(wiring.Component):
                    (one bit each)                 │
                           ▲───────── no more ─────┘
 
-    | Latency: 2 cycles from ``add`` to ``take`` of an empty list (3 with more than 64 members).
+    | Latency: 2 cycles from ``add`` to ``take`` of an empty list.
     | Throughput: 1 ``take`` every 2 cycles; 1 ``add`` a cycle in which nothing is taken.
     | Storage: 1 + log2(count) bits a member, in memory. It can never be full.
     | After a reset the first ``add`` waits ``count`` cycles, in which the bits are cleared.

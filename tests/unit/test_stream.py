@@ -18,7 +18,7 @@ from hw.stream.types import BeatLayout, WireBeatLayout
 from hw.stream.worklist import WorkList
 from sim.runner import run_cocotb
 from tb.bundle import Bundle
-from tests.unit.bench_stream import DEMULTIPLEXED, MERGED, WORD
+from tests.unit.bench_stream import DEMULTIPLEXED, MERGED, WIDE, WORD
 
 
 def test_streams() -> None:
@@ -26,7 +26,7 @@ def test_streams() -> None:
     queues = {f"queue{depth}": StreamQueue(WORD, depth) for depth in (2, 3, 16, 65, 100)}
     run_cocotb(Bundle(
         register=StreamRegister(WORD), pipe=PipeRegister(WORD), skid=SkidRegister(WORD),
-        **queues,
+        **queues, wide100=StreamQueue(WIDE, 100),
         merge1=StreamArbiter(MERGED, 1), merge3=StreamArbiter(MERGED, 3),
         packets2=PacketArbiter(MERGED, 2), packets5=PacketArbiter(MERGED, 5),
         deal1=StreamDemultiplexer(DEMULTIPLEXED, 1), deal3=StreamDemultiplexer(DEMULTIPLEXED, 3),
