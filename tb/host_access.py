@@ -41,7 +41,7 @@ class Access:
     @property
     def value(self) -> int:
         """What a processor sees: the bytes as a number, all ones after an error."""
-        _low, size = self.request.span[0], self.request.span[1]
+        _start, size = self.request.span
         if self.status != CompletionStatus.SUCCESS:
             return (1 << 8 * size) - 1
         return int.from_bytes(self.data, "little")
@@ -116,6 +116,8 @@ class HostAccess:
             self.queue.popleft()
             access.issued_at = access.answered_at = cycle
             access.done = True
+            if access.on_done is not None:
+                access.on_done(access)
             return access
         if len(self.waiting) == _TAGS:
             return None

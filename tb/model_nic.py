@@ -71,6 +71,9 @@ class ModelNic:
         self.change_config_once: Callable[[], None] | None = None
         self.reset_reads = 0
         """So often device_status still reads non-zero after a reset."""
+        self._isr = 0
+        self._generation = 0
+        self._old_status = 0
         self._config = bytearray(4096)
         self._writable = bytearray(4096)
         self._make_config()
@@ -197,7 +200,8 @@ class ModelNic:
         if bar == _COMMON[0] and _COMMON[1] <= offset < _COMMON[1] + 64:
             return self._read_common(offset - _COMMON[1], size)
         if (bar, offset) == _ISR:
-            isr, self._isr = self._isr, 0
+            isr = self._isr
+            self._isr = 0
             return isr
         if bar == _DEVICE[0] and _DEVICE[1] <= offset < _DEVICE[1] + 28:
             at = offset - _DEVICE[1]
