@@ -1,10 +1,54 @@
-"""Boundary types of the wire room: handles of stored frames, and how frames are written."""
+"""Boundary types of the wire room: handles of stored frames, how frames are written, drops."""
 
-from amaranth.lib import data
+from amaranth.lib import data, enum, wiring
+from amaranth.lib.wiring import In, Out
 
 from hw.stream.types import LENGTH_BITS, QUEUE_BITS, check_lanes
 
-__all__ = ["FrameHandle", "PoolReadLayout", "PoolWriteLayout", "QueuedFrame"]
+__all__ = ["AdmissionDrop", "AdmissionDropLayout", "EntryDrop", "FrameHandle", "HeldSignature",
+           "PoolReadLayout", "PoolWriteLayout", "QueuedFrame", "SteeredLayout"]
+
+
+class EntryDrop(enum.Enum, shape=2):
+    """Why a frame did not get beyond the entry FIFO."""
+
+    FULL = 0   # no room: what is behind does not keep up
+    ERROR = 1  # the MAC's error flag
+    LONG = 2   # longer than the longest frame
+    SHORT = 3  # shorter than an Ethernet header
+
+
+class AdmissionDrop(enum.Enum, shape=1):
+    """Why a frame did not get into the packet pool."""
+
+    POOL_FULL = 0   # too few free cells
+    QUEUE_FULL = 1  # its queue holds its share of the pool already
+
+
+class AdmissionDropLayout(data.StructLayout):
+    """A frame for ``queue`` was dropped before the pool."""
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "reason": AdmissionDrop})
+
+
+class SteeredLayout(data.StructLayout):
+    """Where the next frame goes, and how long it is; one transfer a frame, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "bytes": LENGTH_BITS})
+
+
+class HeldSignature(wiring.Signature):
+    """How much of the pool a queue holds, as the one who asks has it.
+
+    ``cells`` is valid in the cycle after ``enable``, and up to date until the next one.
+    """
+
+    def __init__(self, cells: int) -> None:
+        super().__init__({
+            "queue": Out(QUEUE_BITS), "enable": Out(1), "cells": In(range(cells + 1)),
+        })
 
 
 class FrameHandle(data.StructLayout):
@@ -35,8 +79,8 @@ class PoolWriteLayout(data.StructLayout):
     """Bytes of one row of a frame, on their way into a pool.
 
     A frame is written in rows of ``lanes`` bytes. A write fills the lanes from ``start`` up to the
-    ``empty`` highest ones. Where lanes remain empty, the next write of the same context goes on in the
-    same row, at the lane after.
+    ``empty`` highest ones. Where lanes remain empty, the next write of the same context goes on in
+    the same row, at the lane after.
 
     ======== ======== ====================================================================
     field    bits     meaning
