@@ -11,13 +11,25 @@ from hw.virtio.function_state import FEATURE_WINDOWS, FunctionStateLayout
 from hw.virtio.layouts import COMMON_CONFIG, FEATURE_BITS, NO_VECTOR, Status
 from hw.virtio.types import QueueConfigLayout, QueueWriteLayout
 
-__all__ = ["CommonConfig"]
+__all__ = ["CommonConfig", "check_common"]
 
 _DWORDS = COMMON_CONFIG.size // 4
 _FIRST_ADDRESS = COMMON_CONFIG.dword("queue_desc")
 _LAST_ADDRESS = COMMON_CONFIG.dword("queue_device") + 1
 _QUEUE_CONFIG_SIZE = 6
 """The dword of `QueueWriteLayout` that holds size and vector."""
+
+
+def check_common(*, stride: int, vectors: int, offered: tuple[int, ...]) -> None:
+    """Reject what `CommonConfig` cannot be made of, with ``ValueError``."""
+    if not 2 <= stride <= 32 or stride & (stride - 1):
+        raise ValueError(f"stride must be a power of two from 2 to 32, not {stride!r}")
+    if not 1 <= vectors <= 2048:
+        raise ValueError(f"vectors must be from 1 to 2048, not {vectors!r}")
+    for mask in offered:
+        if mask >> 32 * FEATURE_WINDOWS or not mask >> FEATURE_BITS["VERSION_1"] & 1:
+            raise ValueError(f"offered features must be below bit {32 * FEATURE_WINDOWS}, and "
+                             f"VERSION_1 among them, not {mask:#x}")
 
 
 def _bytes(enable: Value, new: Value, old: Value) -> Value:
@@ -92,14 +104,8 @@ class CommonConfig(wiring.Component):
 
     def __init__(self, *, stride: int, queue_size_max: int, vectors: int,
                  offered_physical: int, offered_virtual: int) -> None:
-        if not 2 <= stride <= 32 or stride & (stride - 1):
-            raise ValueError(f"stride must be a power of two from 2 to 32, not {stride!r}")
-        if not 1 <= vectors <= 2048:
-            raise ValueError(f"vectors must be from 1 to 2048, not {vectors!r}")
-        for offered in (offered_physical, offered_virtual):
-            if offered >> 32 * FEATURE_WINDOWS or not offered >> FEATURE_BITS["VERSION_1"] & 1:
-                raise ValueError(f"offered features must be below bit {32 * FEATURE_WINDOWS}, and "
-                                 f"VERSION_1 among them, not {offered:#x}")
+        check_common(stride=stride, vectors=vectors,
+                     offered=(offered_physical, offered_virtual))
         self.stride = stride
         self.queue_size_max = queue_size_max
         self.vectors = vectors

@@ -7,9 +7,19 @@ from amaranth.lib.wiring import In, Out
 from hw.stream.types import FUNCTION_BITS
 from hw.virtio.layouts import DEVICE_CONFIG, FEATURE_BITS
 
-__all__ = ["DeviceConfig"]
+__all__ = ["DeviceConfig", "check_device"]
 
 _FULL_DUPLEX = 1
+
+
+def check_device(*, mac: int, mtu: int, link_mbps: int) -> None:
+    """Reject what `DeviceConfig` cannot be made of, with ``ValueError``."""
+    if not 0 <= mac < 1 << 48:
+        raise ValueError(f"mac must have 48 bits, not {mac!r}")
+    if not 68 <= mtu <= 0xFFFF:
+        raise ValueError(f"mtu must be from 68 to 65535 bytes, not {mtu!r}")
+    if not 0 <= link_mbps <= 0x7FFF_FFFF:
+        raise ValueError(f"link_mbps must be from 0 to 2147483647, not {link_mbps!r}")
 
 
 class DeviceConfig(wiring.Component):
@@ -46,12 +56,7 @@ class DeviceConfig(wiring.Component):
     data: Signal
 
     def __init__(self, *, offered: int, mac: int, mtu: int, link_mbps: int) -> None:
-        if not 0 <= mac < 1 << 48:
-            raise ValueError(f"mac must have 48 bits, not {mac!r}")
-        if not 68 <= mtu <= 0xFFFF:
-            raise ValueError(f"mtu must be from 68 to 65535 bytes, not {mtu!r}")
-        if not 0 <= link_mbps <= 0x7FFF_FFFF:
-            raise ValueError(f"link_mbps must be from 0 to 2147483647, not {link_mbps!r}")
+        check_device(mac=mac, mtu=mtu, link_mbps=link_mbps)
         self.offered = offered
         self.mac = mac
         self.mtu = mtu

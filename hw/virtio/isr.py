@@ -10,20 +10,7 @@ from hw.stream.types import FUNCTION_BITS
 from hw.virtio.layouts import InterruptStatusBit
 from hw.virtio.types import FunctionLayout
 
-__all__ = ["InterruptLevelSignature", "InterruptStatus"]
-
-
-class InterruptLevelSignature(wiring.Signature):
-    """A look at the ISR status of a function that does not clear it, as the one who looks has it.
-
-    ``pending`` is valid in the cycle after ``enable``, and held until the next one. With MSI-X
-    disabled it is the Interrupt Status bit of the function's configuration space.
-    """
-
-    def __init__(self) -> None:
-        super().__init__({
-            "function": Out(FUNCTION_BITS), "enable": Out(1), "pending": In(1),
-        })
+__all__ = ["InterruptStatus"]
 
 
 class InterruptStatus(wiring.Component):
@@ -49,7 +36,9 @@ class InterruptStatus(wiring.Component):
         Set the bit of queue interrupts.
     config : In(stream.Signature(FunctionLayout()))
         Set the bit of configuration changes; served before ``queue``.
-    level : In(InterruptLevelSignature())
+    physical : Out(1)
+        A bit of function 0 is set: with MSI-X disabled, the Interrupt Status bit of its
+        configuration space. (A VF has no such bit.)
     """
 
     function: Signal
@@ -57,7 +46,7 @@ class InterruptStatus(wiring.Component):
     bits: Signal
     queue: stream.Interface
     config: stream.Interface
-    level: Any
+    physical: Signal
 
     def __init__(self, functions: int) -> None:
         self.functions = functions
@@ -67,7 +56,7 @@ class InterruptStatus(wiring.Component):
             "bits": Out(2),
             "queue": In(stream.Signature(FunctionLayout())),
             "config": In(stream.Signature(FunctionLayout())),
-            "level": In(InterruptLevelSignature()),
+            "physical": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -78,7 +67,6 @@ class InterruptStatus(wiring.Component):
         # Setting writes one bit of the two, so nothing has to be read before it.
         write = mem.write_port(granularity=1)
         read = mem.read_port()
-        look = mem.read_port()
 
         sweeping = Signal(init=1)
         sweep = Signal(range(depth))
@@ -92,9 +80,6 @@ class InterruptStatus(wiring.Component):
             read.addr.eq(self.function),
             read.en.eq(self.take),
             self.bits.eq(read.data),
-            look.addr.eq(self.level.function),
-            look.en.eq(self.level.enable),
-            self.level.pending.eq(look.data.any()),
             self.config.ready.eq(~sweeping & ~self.take),
             self.queue.ready.eq(~sweeping & ~self.take & ~self.config.valid),
             write.data.eq(Mux(sweeping | self.take, 0, ~0)),
@@ -113,4 +98,9 @@ class InterruptStatus(wiring.Component):
                 write.addr.eq(self.queue.p.function),
                 write.en.eq(InterruptStatusBit.QUEUE.value),
             ]
+
+        physical = Signal()
+        m.d.comb += self.physical.eq(physical)
+        with m.If(write.en.any() & (write.addr == 0)):
+            m.d.sync += physical.eq(write.data.any())
         return m

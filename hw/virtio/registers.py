@@ -4,7 +4,7 @@ from typing import Any
 
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import enum, memory, stream, wiring
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out, flipped
 
 from hw.pcie.bar_map import (
     COMMON_BYTES,
@@ -20,11 +20,11 @@ from hw.stream.connect import connect_streams
 from hw.stream.queue import StreamQueue
 from hw.stream.register import StreamRegister
 from hw.stream.types import FUNCTION_BITS
-from hw.virtio.common_config import CommonConfig
-from hw.virtio.device_config import DeviceConfig
+from hw.virtio.common_config import CommonConfig, check_common
+from hw.virtio.device_config import DeviceConfig, check_device
 from hw.virtio.doorbells import Doorbells
 from hw.virtio.function_state import FunctionStateLayout
-from hw.virtio.isr import InterruptLevelSignature, InterruptStatus
+from hw.virtio.isr import InterruptStatus
 from hw.virtio.layouts import FEATURE_BITS, NO_VECTOR, Status
 from hw.virtio.types import (
     FunctionLayout,
@@ -123,8 +123,8 @@ class Registers(wiring.Component):
     reports : In(stream.Signature(LifecycleReportLayout()))
         To and from the lifecycle. A request must be accepted in bounded time whether or not a
         report is.
-    flr : In(stream.Signature(FunctionLayout()))
-    flr_done : Out(stream.Signature(FunctionLayout()))
+    flr : In(stream.Signature(8))
+    flr_done : Out(stream.Signature(8))
         From and to the configuration space: one ``flr_done`` for each function that was named,
         however often it was named meanwhile.
     sleep : In(functions)
@@ -135,8 +135,9 @@ class Registers(wiring.Component):
         list.
     queue_interrupts : In(stream.Signature(FunctionLayout()))
         A queue of the function was used: sets bit 0 of its ISR status. Ready within 2 cycles.
-    interrupt_level : In(InterruptLevelSignature())
-        The ISR status, for the Interrupt Status bit of the configuration space.
+    interrupt_status : Out(functions)
+        The Interrupt Status bits of the configuration space, for when MSI-X is disabled: the PF's
+        is set while its ISR status is not 0, a VF's is always 0 (SR-IOV).
     """
 
     mmio: stream.Interface
@@ -154,20 +155,24 @@ class Registers(wiring.Component):
     link_up: Signal
     interrupts: stream.Interface
     queue_interrupts: stream.Interface
-    interrupt_level: Any
+    interrupt_status: Signal
 
     def __init__(self, functions: int, *, stride: int, queue_size_max: int, vectors: int,
                  offered_physical: int, offered_virtual: int, mac: int, mtu: int,
                  link_mbps: int) -> None:
         if not 1 <= functions <= 1 << FUNCTION_BITS:
             raise ValueError(f"functions must be from 1 to {1 << FUNCTION_BITS}, not {functions!r}")
+        check_common(stride=stride, vectors=vectors, offered=(offered_physical, offered_virtual))
+        check_device(mac=mac, mtu=mtu, link_mbps=link_mbps)
         self.functions = functions
         self.stride = stride
-        self.common = CommonConfig(
-            stride=stride, queue_size_max=queue_size_max, vectors=vectors,
-            offered_physical=offered_physical, offered_virtual=offered_virtual)
-        self.device = DeviceConfig(offered=offered_physical, mac=mac, mtu=mtu, link_mbps=link_mbps)
-        self.doorbells = Doorbells(stride=stride)
+        self.queue_size_max = queue_size_max
+        self.vectors = vectors
+        self.offered_physical = offered_physical
+        self.offered_virtual = offered_virtual
+        self.mac = mac
+        self.mtu = mtu
+        self.link_mbps = link_mbps
         super().__init__({
             "mmio": In(stream.Signature(MmioRequest())),
             "answers": Out(stream.Signature(MmioAnswer())),
@@ -178,20 +183,23 @@ class Registers(wiring.Component):
             "writes": Out(stream.Signature(QueueWriteLayout())),
             "requests": Out(stream.Signature(LifecycleRequestLayout())),
             "reports": In(stream.Signature(LifecycleReportLayout())),
-            "flr": In(stream.Signature(FunctionLayout())),
-            "flr_done": Out(stream.Signature(FunctionLayout())),
+            "flr": In(stream.Signature(FUNCTION_BITS)),
+            "flr_done": Out(stream.Signature(FUNCTION_BITS)),
             "sleep": In(functions),
             "link_up": In(1),
             "interrupts": Out(stream.Signature(InterruptLayout())),
             "queue_interrupts": In(stream.Signature(FunctionLayout())),
-            "interrupt_level": In(InterruptLevelSignature()),
+            "interrupt_status": Out(functions),
         })
 
     def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one sequencer, in order
         m = Module()
-        m.submodules.common = common = self.common
-        m.submodules.device = device = self.device
-        m.submodules.doorbells = doorbells = self.doorbells
+        m.submodules.common = common = CommonConfig(
+            stride=self.stride, queue_size_max=self.queue_size_max, vectors=self.vectors,
+            offered_physical=self.offered_physical, offered_virtual=self.offered_virtual)
+        m.submodules.device = device = DeviceConfig(
+            offered=self.offered_physical, mac=self.mac, mtu=self.mtu, link_mbps=self.link_mbps)
+        m.submodules.doorbells = doorbells = Doorbells(stride=self.stride)
         m.submodules.arrival = arrival = StreamRegister(MmioRequest())
         m.submodules.isr = isr = InterruptStatus(self.functions)
         m.submodules.watcher = watcher = FunctionWatcher(self.functions)
@@ -202,8 +210,11 @@ class Registers(wiring.Component):
         connect_streams(m, flipped(self.transmit_doorbells), doorbells.transmit)
         connect_streams(m, flipped(self.bad_doorbells), doorbells.bad)
         connect_streams(m, flipped(self.queue_interrupts), isr.queue)
-        connect(m, flipped(self.interrupt_level), isr.level)
-        m.d.comb += [watcher.sleep.eq(self.sleep), watcher.link_up.eq(self.link_up)]
+        m.d.comb += [
+            watcher.sleep.eq(self.sleep),
+            watcher.link_up.eq(self.link_up),
+            self.interrupt_status.eq(isr.physical),
+        ]
 
         depth = max(2, self.functions)
         layout = FunctionStateLayout(self.stride)
@@ -334,7 +345,7 @@ class Registers(wiring.Component):
                     m.next = "FETCH"
                 with m.Elif(self.flr.valid):
                     m.d.comb += self.flr.ready.eq(1)
-                    m.d.sync += [task.eq(_Task.FLR), function.eq(self.flr.p.function)]
+                    m.d.sync += [task.eq(_Task.FLR), function.eq(self.flr.payload)]
                     m.next = "FETCH"
                 with m.Elif(watcher.changes.valid):
                     m.d.comb += watcher.changes.ready.eq(1)
@@ -488,7 +499,7 @@ class Registers(wiring.Component):
             self.writes.payload.eq(queue_write),
             isr.config.p.function.eq(function),
             interrupt_list.i.p.function.eq(function),
-            self.flr_done.p.function.eq(function),
+            self.flr_done.payload.eq(function),
             start_now.eq(starts.bit_select(start_index, 1)),
             self.requests.p.kind.eq(Mux(stops, stop_kind, LifecycleRequest.START)),
             self.requests.p.queue.eq(Cat(Mux(stops, 0, start_index), function)),

@@ -1,0 +1,414 @@
+"""cocotb side of test_registers.py: what starts and stops functions, and what they are told."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import cocotb
+
+from tb.stream import always, cycles
+from tests.unit.registers_host import (
+    ACKNOWLEDGE,
+    DEVICE,
+    DRIVER_OK,
+    FEATURES_OK,
+    FUNCTIONS,
+    ISR,
+    NEEDS_RESET,
+    NEGOTIATING,
+    OFFERED,
+    STRIDE,
+    VECTORS,
+    VERSION_1,
+    Host,
+    check_fresh,
+)
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True])
+async def driver_ok_starts_queues(dut: Any, stalls: bool) -> None:
+    """Enabled queues start with DRIVER_OK and not before; what is enabled is fixed."""
+    host = Host(dut, stalls=stalls)
+    await host.start()
+    for function in range(FUNCTIONS):
+        enabled = [index for index in range(STRIDE) if (index + function) % 3 != 1]
+        await host.negotiate(function, OFFERED[function])
+        for index in enabled:
+            host.set(function, "queue_select", index)
+            host.set(function, "queue_size", 16)
+            host.set(function, "queue_desc_lo", 0x1000 * index)
+            host.set(function, "queue_enable", 0)
+            assert await host.get(function, "queue_enable") == 0
+            host.set(function, "queue_enable", 1)
+            assert await host.get(function, "queue_enable") == 1
+            host.set(function, "queue_enable", 0)
+            host.set(function, "queue_size", 8)
+            host.set(function, "queue_desc_lo", 0xFFFF_FFFF)
+            assert await host.get(function, "queue_enable") == 1
+            assert await host.get(function, "queue_size") == 16
+            assert await host.get(function, "queue_desc_lo") == 0x1000 * index
+        await host.settle()
+        assert not [queue for queue in host.running if queue // STRIDE == function]
+        host.set(function, "device_status", DRIVER_OK)
+        host.set(function, "device_status", DRIVER_OK)  # once more: nothing starts twice
+        await host.settle()
+        base = function * STRIDE
+        assert ({queue for queue in host.running if queue // STRIDE == function}
+                == {base + index for index in enabled})
+        late = next(index for index in range(STRIDE) if index not in enabled)
+        host.set(function, "queue_select", late)
+        host.set(function, "queue_enable", 1)
+        host.set(function, "queue_enable", 1)
+        await host.settle()
+        assert base + late in host.running
+        assert (await host.config_of(base + late))["running"] == 1
+    assert not [kind for kind, _ in host.asked if kind != "START"]
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True])
+async def reset_takes_its_time(dut: Any, stalls: bool) -> None:
+    """Status stays as it was until the queues have stopped; others are served; then all is new."""
+    host = Host(dut, stalls=stalls)
+    await host.start()
+    for function in range(FUNCTIONS):
+        await host.bring_up(function, [0, 1])
+        host.set(function, "config_msix_vector", 1)
+    host.hold_stops = True
+    up = NEGOTIATING | FEATURES_OK | DRIVER_OK
+    for function in range(FUNCTIONS):
+        host.asked.clear()
+        host.set(function, "device_status", 0)
+        host.set(function, "device_status", 0)
+        for _ in range(5):
+            assert await host.get(function, "device_status") == up
+        assert host.asked == [("RESET", function * STRIDE)]
+        # Writes meanwhile have no effect; the others' have.
+        host.set(function, "device_status", ACKNOWLEDGE)
+        host.set(function, "queue_select", 1)
+        host.set(function, "queue_msix_vector", 1)
+        assert await host.get(function, "queue_select") == 1
+        if FUNCTIONS > 1:
+            other = (function + 1) % FUNCTIONS
+            host.set(other, "queue_select", 1)
+            host.set(other, "queue_msix_vector", 1)
+            assert await host.get(other, "queue_msix_vector") == 1
+        assert await host.get(function, "device_status") == up
+        host.report_stopped(function)
+        await host.settle()
+        assert await host.get(function, "device_status") == 0
+        await check_fresh(host, function)
+        # Status is zero: another reset is done at once, and clears what was written.
+        host.set(function, "queue_select", 1)
+        host.set(function, "queue_size", 4)
+        host.set(function, "config_msix_vector", 1)
+        host.set(function, "driver_feature", 5)
+        host.set(function, "device_status", 0)
+        await check_fresh(host, function)
+        assert host.asked == [("RESET", function * STRIDE)]
+        # And the function comes up again.
+        await host.bring_up(function, [1])
+        assert host.asked[-1] == ("START", function * STRIDE + 1)
+
+
+@cocotb.test
+async def function_level_reset(dut: Any) -> None:
+    """FLR ends in the same stop, whatever the status; it is told when it is done."""
+    host = Host(dut)
+    await host.start()
+    host.hold_stops = True
+    function = FUNCTIONS - 1
+    host.set(function, "queue_select", 1)  # written, but status is 0
+    host.begin_flr(function)
+    await host.settle(40)
+    assert host.asked == [("RESET", function * STRIDE)]
+    assert host.flr_done.empty()
+    host.report_stopped(function)
+    assert await host.flr_done.get() == function
+    await check_fresh(host, function)
+
+    await host.bring_up(function, [0])
+    host.asked.clear()
+    host.set(function, "device_status", 0)  # a reset is under way when the FLR comes
+    await host.settle(40)
+    host.begin_flr(function)
+    host.begin_flr(function)
+    await host.settle(40)
+    assert host.asked == [("RESET", function * STRIDE)]
+    host.report_stopped(function)
+    assert await host.flr_done.get() == function
+    await host.settle()
+    assert host.flr_done.empty()
+    await check_fresh(host, function)
+    assert len(host.asked) == 1
+
+
+@cocotb.test
+async def needs_reset(dut: Any) -> None:
+    """A fault sets the status bit, the ISR bit and, if there is a vector, raises an interrupt."""
+    host = Host(dut)
+    await host.start()
+    up = NEGOTIATING | FEATURES_OK | DRIVER_OK
+    for function in range(FUNCTIONS):
+        host.fault(function)  # of the time before a reset: nobody is concerned
+        await host.settle()
+        assert await host.get(function, "device_status") == 0
+        await host.bring_up(function, [0])
+        if function % 2 == 0:
+            host.set(function, "config_msix_vector", VECTORS - 1)
+        await host.settle(20)
+        host.fault(function)
+        host.fault(function)
+        await host.settle(100)
+        assert await host.get(function, "device_status") == up | NEEDS_RESET
+        # The driver cannot clear it, nor start more.
+        host.set(function, "device_status", up)
+        host.set(function, "queue_select", 1)
+        host.set(function, "queue_enable", 1)
+        await host.settle(100)
+        assert await host.get(function, "device_status") == up | NEEDS_RESET
+        assert function * STRIDE + 1 not in host.running
+        if function % 2 == 0:
+            interrupt = await host.interrupts.get()
+            assert interrupt == {"function": function, "vector": VECTORS - 1}
+        assert host.interrupts.empty()
+        if function == 0:
+            assert int(dut.interrupt_status.value) == 1
+        assert await host.read(function, ISR, 1) == 2
+        assert await host.read(function, ISR, 1) == 0
+        assert int(dut.interrupt_status.value) == 0
+        await host.reset(function)
+        await check_fresh(host, function)
+
+
+@cocotb.test
+async def link(dut: Any) -> None:
+    """The status field follows the link, the generation with it; whoever asked for it is told."""
+    host = Host(dut)
+    await host.start()
+    dut.link_up.value = 1
+    await host.settle()
+    for function in range(FUNCTIONS):
+        assert await host.read(function, DEVICE + 6, 2) == 1
+    assert host.interrupts.empty()
+    listening = [function for function in range(FUNCTIONS) if function % 2 == 0]
+    for function in range(FUNCTIONS):
+        features = OFFERED[function] if function in listening else VERSION_1
+        await host.negotiate(function, features)
+        host.set(function, "config_msix_vector", 0)
+        host.set(function, "device_status", DRIVER_OK)
+    for state in (0, 1, 0):
+        before = [await host.get(function, "config_generation") for function in range(FUNCTIONS)]
+        assert before == [await host.get(f, "config_generation") for f in range(FUNCTIONS)]
+        dut.link_up.value = state
+        await host.settle(30 * FUNCTIONS)
+        told = set()
+        while not host.interrupts.empty():
+            told.add((await host.interrupts.get())["function"])
+        assert told == set(listening)
+        for function in range(FUNCTIONS):
+            assert await host.read(function, DEVICE + 6, 2) == state
+            assert await host.get(function, "config_generation") != before[function]
+            assert await host.read(function, ISR, 1) == (2 if function in listening else 0)
+
+
+@cocotb.test
+async def generation_is_never_late(dut: Any) -> None:
+    """Whoever reads generation, status, generation with equal generations read the old or new one.
+
+    (And so does one who reads the status twice: 4.1.4.3.1.)
+    """
+    host = Host(dut, stalls=True)
+    await host.start()
+    cocotb.start_soon(_toggle_link(host))
+    for _ in range(40):
+        before = await host.get(0, "config_generation")
+        first = await host.read(0, DEVICE + 6, 1)
+        second = await host.read(0, DEVICE + 4, 4) >> 16
+        if before == await host.get(0, "config_generation"):
+            assert first == second
+
+
+async def _toggle_link(host: Host) -> None:
+    while True:
+        await cycles(host.dut, host.rng.randrange(10, 80))
+        host.dut.link_up.value = host.rng.randrange(2)
+
+
+@cocotb.test
+async def stalled_interrupts_hold_nobody_up(dut: Any) -> None:
+    """With the interrupt path shut, registers answer; then each interrupt leaves once."""
+    host = Host(dut)
+    await host.start()
+    for function in range(FUNCTIONS):
+        await host.bring_up(function, [])
+        host.set(function, "config_msix_vector", function % VECTORS)
+    await host.settle(20)
+    host.interrupts.pace = iter(lambda: False, True)
+    for state in (1, 0, 1, 0):
+        dut.link_up.value = state
+        for function in range(FUNCTIONS):
+            assert await host.get(function, "num_queues") == STRIDE
+        await host.settle(30 * FUNCTIONS)
+    host.interrupts.pace = always()
+    await host.settle()
+    told = [await host.interrupts.get() for _ in range(host.interrupts.transfers)]
+    counts = {f: [i["function"] for i in told].count(f) for f in range(FUNCTIONS)}
+    # One was leaving when the path was shut, and another of the same function may follow it.
+    assert sorted(counts.values())[:-1] == [1] * (FUNCTIONS - 1)
+    assert max(counts.values()) <= 2
+    assert all(i["vector"] == i["function"] % VECTORS for i in told)
+
+
+@cocotb.test
+async def sleep(dut: Any) -> None:
+    """D3hot stops the queues and keeps all registers; on return they start, interrupts follow."""
+    host = Host(dut)
+    await host.start()
+    host.hold_stops = True
+    function = FUNCTIONS - 1
+    base = function * STRIDE
+    await host.bring_up(function, [0, 1])
+    host.set(function, "config_msix_vector", 0)
+    await host.settle(40)
+    host.asked.clear()
+    dut.sleep.value = 1 << function
+    await host.settle()
+    assert host.asked == [("STOP", base)]
+    host.report_stopped(function)
+    dut.link_up.value = 1  # while it sleeps, nobody is woken
+    await host.settle()
+    assert host.interrupts.empty()
+    dut.sleep.value = 0
+    await host.settle()
+    assert host.asked == [("STOP", base), ("START", base), ("START", base + 1)]
+    assert await host.interrupts.get() == {"function": function, "vector": 0}
+
+    # Awake again before the stop has ended: it starts when it has.
+    host.asked.clear()
+    dut.sleep.value = 1 << function
+    await host.settle()
+    dut.sleep.value = 0
+    await host.settle()
+    assert host.asked == [("STOP", base)]
+    host.report_stopped(function)
+    await host.settle()
+    assert host.asked == [("STOP", base), ("START", base), ("START", base + 1)]
+
+    # Reset while a stop is under way: both happen, one after the other.
+    host.asked.clear()
+    dut.sleep.value = 1 << function
+    await host.settle()
+    host.set(function, "device_status", 0)
+    host.begin_flr(function)
+    await host.settle()
+    assert host.asked == [("STOP", base)]
+    host.report_stopped(function)
+    await host.settle()
+    assert host.asked == [("STOP", base), ("RESET", base)]
+    host.report_stopped(function)
+    assert await host.flr_done.get() == function
+    await check_fresh(host, function)
+    # Asleep: nothing starts until it wakes.
+    host.asked.clear()
+    await host.bring_up(function, [1])
+    await host.settle()
+    assert host.asked == []
+    dut.sleep.value = 0
+    await host.settle()
+    assert host.asked == [("START", base + 1)]
+
+
+def _something(host: Host, rng: random.Random, function: int, asleep: int) -> int:
+    """Let something happen to ``function``; give which functions sleep then."""
+    match rng.randrange(9):
+        case 0:
+            host.set(function, "device_status", 0)
+        case 1:
+            host.begin_flr(function)
+        case 2 | 3:
+            asleep ^= 1 << function
+            host.dut.sleep.value = asleep
+        case 4:
+            host.fault(function)
+        case 5:
+            host.dut.link_up.value = rng.randrange(2)
+        case _:
+            host.accept(function, VERSION_1)
+            for index in range(STRIDE):
+                if rng.randrange(2):
+                    host.set(function, "queue_select", index)
+                    host.set(function, "queue_enable", 1)
+            host.set(function, "device_status", NEGOTIATING | FEATURES_OK | DRIVER_OK)
+    return asleep
+
+
+@cocotb.test
+@cocotb.parametrize(seed=range(2))
+async def anything_at_any_time(dut: Any, seed: int) -> None:
+    """Resets, sleep, faults and status writes in any order: nothing is lost, nothing hangs."""
+    host = Host(dut, stalls=True)
+    await host.start()
+    rng = random.Random(100 * cocotb.RANDOM_SEED + seed)
+    asleep = 0
+    for _ in range(100):
+        asleep = _something(host, rng, rng.randrange(FUNCTIONS), asleep)
+        if rng.randrange(3):
+            await cycles(dut, rng.randrange(120))
+        if rng.randrange(4) == 0:
+            assert await host.get(rng.randrange(FUNCTIONS), "num_queues") == STRIDE
+    await host.settle(800)
+    assert not host.stopping
+    for function in range(FUNCTIONS):
+        status = await host.get(function, "device_status")
+        enabled = set()
+        for index in range(STRIDE):
+            host.set(function, "queue_select", index)
+            if await host.get(function, "queue_enable"):
+                enabled.add(function * STRIDE + index)
+        running = {queue for queue in host.running if queue // STRIDE == function}
+        if status & DRIVER_OK == 0 or asleep >> function & 1:
+            assert not running
+        elif not status & NEEDS_RESET:
+            assert running == enabled
+        for queue in range(function * STRIDE, (function + 1) * STRIDE):
+            assert (await host.config_of(queue))["running"] == (queue in running)
+    # Each FLR has ended; one that came during another ended with it.
+    told = {await host.flr_done.get() for _ in range(host.flr_done.transfers)}
+    assert told == host.flrs
+    # Everybody can be reset, and comes up again.
+    dut.sleep.value = 0
+    await host.settle()
+    for function in range(FUNCTIONS):
+        await host.reset(function)
+        await check_fresh(host, function)
+        await host.bring_up(function, [0])
+        await host.settle()
+        assert function * STRIDE in host.running
+
+
+@cocotb.test
+async def reset_of_the_card(dut: Any) -> None:
+    """A reset of the card in the middle of everything clears all memories."""
+    host = Host(dut)
+    await host.start()
+    for function in range(FUNCTIONS):
+        await host.bring_up(function, [0, 1])
+        host.set(function, "queue_select", 1)
+        host.set(function, "config_msix_vector", 1)
+        host.fault(function)
+    await host.settle(37)
+    dut.rst.value = 1
+    await cycles(dut, 1)
+    dut.rst.value = 0
+    host.running.clear()
+    dut.port__queue.value = FUNCTIONS * STRIDE - STRIDE
+    dut.port__enable.value = 1
+    for _ in range(FUNCTIONS * STRIDE + 4):
+        await host.edge
+        assert not host.fields.unpack(int(dut.port__config.value))["running"]
+    await host.settle()
+    for function in range(FUNCTIONS):
+        await check_fresh(host, function)
