@@ -251,10 +251,11 @@ class Deliver(wiring.Component):
         with m.If(looks):
             m.d.sync += queue.eq(looked_up)
 
-        # A turn in two steps, as its sums are long: look, then account.
+        # A turn in steps, as its sums are long: look, count, account.
         frames_left = Signal(16)
         chains_left = Signal(16)
         running = Signal()
+        serves = Signal(range(_BURST + 1))
         more = Signal()
         m.d.comb += more.eq((frames_left != 0) & (~running | (chains_left != 0)))
 
@@ -307,21 +308,22 @@ class Deliver(wiring.Component):
                 with m.If(waiting.add.ready):
                     m.next = "IDLE"
             with m.State("TURN"):
+                m.d.sync += [running.eq(self.config.config.running), serves.eq(served)]
+                m.next = "ACCOUNT"
+            with m.State("ACCOUNT"):
                 m.d.comb += [
-                    turns.valid.eq(served != 0),
+                    turns.valid.eq(serves != 0),
                     turns.p.queue.eq(queue),
-                    turns.p.count.eq(served),
-                    turns.p.down.eq(~self.config.config.running),
-                    frame_counts.write_data.eq(frames - served),
+                    turns.p.count.eq(serves),
+                    turns.p.down.eq(~running),
+                    frame_counts.write_data.eq(frames - serves),
                     frame_counts.write_enable.eq(1),
-                    chain_counts.write_data.eq(
-                        Mux(self.config.config.running, chains - served, chains)),
+                    chain_counts.write_data.eq(chains - Mux(running, serves, 0)),
                     chain_counts.write_enable.eq(1),
                 ]
                 m.d.sync += [
-                    running.eq(self.config.config.running),
-                    frames_left.eq(frames - served),
-                    chains_left.eq(chains - served),
+                    frames_left.eq(frame_counts.write_data),
+                    chains_left.eq(chain_counts.write_data),
                 ]
                 m.next = "MORE"
             with m.State("MORE"):

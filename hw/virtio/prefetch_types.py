@@ -106,8 +106,8 @@ class PrefetchSizes:
 
 
 def index_mask(order: Value) -> Value:
-    """Ones in the bits of an index, for a ring of ``2 ** order`` entries; 16 bits."""
-    return Cat(order > bit for bit in range(16))
+    """Ones in the bits of an index, for a ring of ``2 ** order`` entries (at most 32768)."""
+    return Cat(order > bit for bit in range(15))
 
 
 def lap_of(position: Value, order: Value) -> Value:

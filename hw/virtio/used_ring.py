@@ -37,7 +37,7 @@ class UsedRing(wiring.Component):
     timer holds anything back, and a single entry leaves at once. The index follows its entries in the
     order of writes, so the driver never sees it first (SPL-USED).
 
-    | Latency: 8 cycles from ``used`` to the entries' segment. Throughput: a chain a cycle in; a burst every
+    | Latency: 9 cycles from ``used`` to the entries' segment. Throughput: a chain a cycle in; a burst every
       6 cycles out. Storage: 32 entries and 64 bits a queue.
 
     Parameters
@@ -186,31 +186,32 @@ class UsedRing(wiring.Component):
         with m.If(looks):
             m.d.sync += queue.eq(look)
 
-        # In the cycle after a look: how many entries leave, and where they lie.
-        left = Signal(16)
+        index = Signal(16)  # of the first entry of the burst, and then behind its last
+        # In the cycle after a look: what waits, and where it lies. A cycle later: how many leave.
+        waits = Signal(16)
         position = Signal(16)
         to_row_end = Signal(range(row_entries + 1))
         to_ring_end = Signal(16)
-        burst = Signal(range(row_entries + 1))
-        config = self.config.config
         bounded = Signal(range(row_entries + 1))
+        burst = Signal(range(row_entries + 1))
+        left = Signal(16)
+        place = Signal(16)
+        config = self.config.config
         m.d.comb += [
-            left.eq(finished_copy.read_data - written.read_data),
+            waits.eq(finished_copy.read_data - written.read_data),
             position.eq(written.read_data & (config.size - 1)),
-            to_row_end.eq(row_entries - (written.read_data[:row_bits] if row_bits else 0)),
+            to_row_end.eq(row_entries - index[:row_bits] if row_bits else row_entries),
+            to_ring_end.eq(config.size - place),
             # Only a ring shorter than a row can end before the row does.
-            to_ring_end.eq(config.size - position),
             bounded.eq(Mux(to_ring_end < to_row_end, to_ring_end, to_row_end)),
             burst.eq(Mux(left < bounded, left, bounded)),
-            entry_read.addr.eq(Cat(written.read_data[row_bits:slot_bits], queue)
-                               if rows > 1 else queue),
+            entry_read.addr.eq(Cat(index[row_bits:slot_bits], queue) if rows > 1 else queue),
         ]
 
         count = Signal.like(burst)
         first = Signal(max(row_bits, 1))
         base = Signal(64)
         offset = Signal(20)
-        index = Signal(16)
         more = Signal()
 
         m.submodules.bursts = bursts = StreamQueue(PublishedLayout(), _BURSTS_MAX)
@@ -255,18 +256,25 @@ class UsedRing(wiring.Component):
                 m.d.comb += [clear.eq(self.commands.p.reset), self.commands.ready.eq(1)]
                 m.next = "IDLE"
             with m.State("LOOK"):
+                m.d.sync += [
+                    left.eq(waits),
+                    place.eq(position),
+                    index.eq(written.read_data),
+                    base.eq(config.device),
+                ]
+                m.next = "BURST"
+                with m.If(waits == 0):  # an earlier burst took it along
+                    m.next = "IDLE"
+            with m.State("BURST"):
                 m.d.comb += entry_read.en.eq(1)
                 m.d.sync += [
                     count.eq(burst),
-                    first.eq(written.read_data),
-                    base.eq(config.device),
-                    offset.eq((position << 3) + _RING_OFFSET),
-                    index.eq(written.read_data + burst),
+                    first.eq(index),
+                    offset.eq((place << 3) + _RING_OFFSET),
+                    index.eq(index + burst),
                     more.eq(left > burst),
                 ]
                 m.next = "ENTRIES"
-                with m.If(left == 0):  # an earlier burst took it along
-                    m.next = "IDLE"
             with m.State("ENTRIES"):
                 send(entries_sent)
                 m.d.comb += [

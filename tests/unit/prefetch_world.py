@@ -1,0 +1,490 @@
+"""What stands around a `Prefetch`: a driver with rings in memory, the host, a consumer, a lifecycle."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import cocotb
+from amaranth.hdl import ShapeLike
+from cocotb.triggers import RisingEdge
+
+from hw.pcie.types import ReadAnswerLayout, ReadRequestLayout, WriteSegmentLayout
+from hw.stream.types import BeatLayout
+from hw.virtio.types import (
+    ChainLayout,
+    ChainStatus,
+    FaultLayout,
+    ObligationLayout,
+    QueueCommandLayout,
+    QueueConfigLayout,
+    QueueLayout,
+    ReadyLayout,
+    SegmentLayout,
+    TakeLayout,
+)
+from tb.stream import Fields, PacketSource, StreamSource, cycles, pace, reset
+
+__all__ = ["NEXT", "WRITE", "Chain", "Queue", "World"]
+
+NEXT, WRITE, INDIRECT = 1, 2, 4
+NO_NOTIFY = 1
+PAGE = 0x1_0000
+
+
+@dataclass
+class Chain:
+    """A chain as the driver made it."""
+
+    head: int
+    numbers: list[int]
+    buffers: list[tuple[int, int]]
+
+    @property
+    def bytes(self) -> int:
+        return sum(length for _address, length in self.buffers)
+
+
+@dataclass
+class Queue:
+    """A split virtqueue and its driver."""
+
+    number: int
+    size: int
+    base: int
+    memory: bytearray
+    free: list[int] = field(default_factory=list)
+    index: int = 0
+    posted: deque[Chain] = field(default_factory=deque)  # not yet taken, in ring order
+    taken: list[Chain] = field(default_factory=list)     # not yet returned
+    running: bool = True
+    kicks: int = 0
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    @property
+    def desc(self) -> int:
+        return self.base
+
+    @property
+    def driver(self) -> int:
+        return self.base + 16 * self.size + 2  # as ill aligned as the standard allows
+
+    @property
+    def device(self) -> int:
+        return self.base + 20 * self.size + 64
+
+    def restart(self) -> None:
+        """Begin again with empty rings."""
+        self.free = list(range(self.size))
+        self.index = 0
+        self.posted.clear()
+        self.taken.clear()
+        self.memory[self.base:self.device + 8] = bytes(self.device + 8 - self.base)
+
+    def write(self, address: int, value: int, length: int) -> None:
+        self.memory[address:address + length] = value.to_bytes(length, "little")
+
+    def read(self, address: int, length: int) -> int:
+        return int.from_bytes(self.memory[address:address + length], "little")
+
+    def descriptor(self, number: int, address: int, length: int, flags: int, next_: int) -> None:
+        self.write(self.desc + 16 * number,
+                   address | length << 64 | flags << 96 | next_ << 112, 16)
+
+    def entry(self, head: int) -> None:
+        """Put a head into the ring; it is not available before `publish`."""
+        self.write(self.driver + 4 + 2 * (self.index % self.size), head, 2)
+        self.index = (self.index + 1) & 0xFFFF
+
+    def publish(self) -> None:
+        """Make all entries available."""
+        self.write(self.driver + 2, self.index, 2)
+
+    @property
+    def silent(self) -> bool:
+        """The card wants no kicks."""
+        flags = self.read(self.device, 2)
+        assert flags in (0, NO_NOTIFY)
+        return flags == NO_NOTIFY
+
+    def add(self, lengths: list[int], rng: random.Random, numbers: list[int] | None = None,
+            pick: int = -1) -> Chain:
+        """Make a chain of buffers of these lengths, of free descriptors.
+
+        ``pick``: -1 takes the last that was freed, 0 the first, None any.
+        """
+        if numbers is None:
+            numbers = [self.free.pop(pick) for _ in lengths]
+        write = WRITE if self.number % 2 == 0 else 0
+        buffers = [(rng.getrandbits(64), length) for length in lengths]
+        for place, (number, (address, length)) in enumerate(zip(numbers, buffers, strict=True)):
+            last = place == len(numbers) - 1
+            next_ = rng.randrange(1 << 16) if last else numbers[place + 1]
+            self.descriptor(number, address, length, write | (0 if last else NEXT), next_)
+        chain = Chain(numbers[0], numbers, buffers)
+        self.posted.append(chain)
+        self.entry(chain.head)
+        return chain
+
+    def give_back(self, chain: Chain) -> None:
+        """The used entry of a chain has come."""
+        self.taken.remove(chain)
+        self.free += reversed(chain.numbers)
+
+
+class _Sink:
+    """As `tb.stream.StreamSink`, stepped by the world: a coroutine for each would be most of the time."""
+
+    def __init__(self, dut: Any, prefix: str, shape: ShapeLike, go: Iterator[bool],
+                 tell: Callable[[Any], None]) -> None:
+        self.name = prefix
+        self.fields = Fields(shape)
+        self.payload = getattr(dut, f"{prefix}__payload")
+        self.valid = getattr(dut, f"{prefix}__valid")
+        self.ready = getattr(dut, f"{prefix}__ready")
+        self.go = go
+        self.tell = tell
+        self.offered: int | None = None
+        self.ready_now = False
+        self.ready.value = 0
+
+    def step(self) -> None:
+        """Look at the edge, and drive for the next one."""
+        if self.valid.value:
+            word = int(self.payload.value)
+            assert self.offered is None or word == self.offered, f"{self.name}: payload changed"
+            if self.ready_now:
+                self.offered = None
+                self.tell(self.fields.unpack(word))
+            else:
+                self.offered = word
+        else:
+            assert self.offered is None, f"{self.name}: valid was withdrawn"
+        go = next(self.go)
+        if go != self.ready_now:
+            self.ready_now = go
+            self.ready.value = go
+
+
+@dataclass
+class _Read:
+    request: dict[str, int]
+    sample_at: int
+    answer_at: int
+    content: bytes | None = None
+    fence: int = 0
+
+
+class World:
+    """All ports of the component but its clock."""
+
+    def __init__(self, dut: Any, *, lanes: int, context_bits: int, stalls: bool, seed: int,
+                 latency: tuple[int, int] = (10, 60), reads_max: int = 1000,
+                 write_latency: tuple[int, int] = (0, 30), hold: tuple[int, int] = (0, 40)) -> None:
+        self.dut = dut
+        self.lanes = lanes
+        self.rng = random.Random(seed)
+        self.memory = bytearray(16 * PAGE)
+        self.queues: dict[int, Queue] = {}
+        self.count: dict[int, int] = defaultdict(int)  # obligations
+        self.credit: dict[int, int] = defaultdict(int)
+        self.now = 0
+        self.latency = latency
+        self.write_latency = write_latency
+        self.hold = hold
+        self.reads: list[dict[str, int]] = []
+        self.read_error: Callable[[dict[str, int]], int] = lambda _request: 0
+        self.faults: list[dict[str, int]] = []
+        self.delivered: list[tuple[int, Chain]] = []
+        self.ready_at: dict[int, list[int]] = defaultdict(list)
+        self.flag_writes = 0
+        self.consume = True
+        self.min_bytes: Callable[[int], int] = lambda _queue: 0
+        self.short = 0
+        self.none = 0
+        self.strict = True  # a take with credit finds a chain
+        self.command_at_hand = False
+
+        def go(number: int) -> Iterator[bool]:
+            return pace(stalls, seed * 100 + number)
+
+        self.doorbells = StreamSource(dut, "doorbells", QueueLayout(), go(1))
+        self.commands = StreamSource(dut, "commands", QueueCommandLayout(), go(2))
+        self.takes = StreamSource(dut, "takes", TakeLayout(), go(3))
+        self._answers = PacketSource(dut, "read_answers", ReadAnswerLayout(lanes, context_bits), go(4))
+        self._outstanding = 0
+
+        def reads_go() -> Iterator[bool]:
+            for wants in go(5):
+                yield wants and self._outstanding < reads_max
+
+        # In the order in which things come about: obligations before what needs them.
+        self._sinks = [
+            _Sink(dut, "obligations", ObligationLayout(), go(9), self._obligation),
+            _Sink(dut, "reads", ReadRequestLayout(lanes, context_bits), reads_go(), self._read),
+            _Sink(dut, "ready", ReadyLayout(), go(6), self._ready),
+            _Sink(dut, "chains", ChainLayout(), go(7), self._chain),
+            _Sink(dut, "segments", SegmentLayout(), go(8), self._segment),
+            _Sink(dut, "faults", FaultLayout(), go(10), self.faults.append),
+            _Sink(dut, "flag_writes", WriteSegmentLayout(), go(11), self._flag_segment),
+            _Sink(dut, "flag_data", BeatLayout(lanes), go(12), self._flag_data),
+        ]
+        dut.flag_accepted.value = 0
+        self._waiting: dict[int, deque[_Read]] = defaultdict(deque)
+        self._flag_segments: deque[dict[str, int]] = deque()
+        self._flag_contents: deque[bytes] = deque()
+        self._accept_at: int | None = None
+        self._landing: deque[tuple[int, dict[str, int], bytes]] = deque()
+        self._accepted = 0
+        self._landed = 0
+        self._open: deque[tuple[int, Chain]] = deque()      # found, and their segments not yet come
+        self._segments: list[tuple[int, int]] = []
+        self._giving: list[tuple[int, int, Chain]] = []
+        self._expected_takes: deque[tuple[int, int]] = deque()
+        self._config = Fields(QueueConfigLayout())
+        self.fixed_landing: int | None = None
+        cocotb.start_soon(self._run())
+        self._counted: dict[int, int] = {}
+        self._configs = [(name, *(getattr(dut, f"{name}__{part}")
+                                  for part in ("enable", "queue", "config")))
+                         for name in ("config_ring", "config_table", "config_take")]
+
+    # The driver's side.
+
+    def queue(self, number: int, size: int) -> Queue:
+        """Make a queue, and let it run."""
+        queue = Queue(number, size, PAGE * (1 + len(self.queues)), self.memory)
+        self.queues[number] = queue
+        return queue
+
+    async def begin(self, sizes: dict[int, int]) -> list[Queue]:
+        """Reset the card, make queues of these sizes by number, and let them run.
+
+        A reset does not touch memories; so each queue is reset by a command, as the lifecycle does.
+        """
+        await reset(self.dut)
+        queues = [self.queue(number, size) for number, size in sizes.items()]
+        self.command_at_hand = True
+        for queue in queues:
+            self.commands.send({"queue": queue.number, "reset": 1})
+        await self.commands.drain()
+        self.command_at_hand = False
+        return queues
+
+    def kick(self, queue: Queue, always: bool = False) -> None:
+        """Publish what was added, and kick if the card wants it."""
+        queue.publish()
+        if always or not queue.silent:
+            queue.kicks += 1
+            self.doorbells.send({"queue": queue.number})
+
+    async def until(self, what: Callable[[], bool], limit: int = 8_000, why: str = "") -> int:
+        """Wait for something; give the cycles that took."""
+        edge = RisingEdge(self.dut.clk)
+        for cycle in range(limit):
+            if what():
+                return cycle
+            await edge
+        raise TimeoutError(f"not within {limit} cycles: {why} "
+                           f"{ {q.number: (len(q.posted), self.credit[q.number]) for q in self.queues.values()} } "
+                           f"{dict(self.count)} {self.faults[-3:]}")
+
+    def drained(self) -> bool:
+        """Everything that was posted has come, and been given back."""
+        return (not any(queue.posted or queue.taken for queue in self.queues.values())
+                and not any(self.count.values()) and not self._open)
+
+    async def settle(self, limit: int = 20_000) -> None:
+        """Wait until everything was delivered and nothing is in flight."""
+        await self.until(self.drained, limit, "drained")
+        await cycles(self.dut, 60)
+        assert self.drained()
+        assert not any(self.credit.values()), self.credit
+
+    async def stop(self, queue: Queue, *, reset: bool) -> None:
+        """Do as the lifecycle does."""
+        queue.running = False
+        await self.until(lambda: self.count[queue.number] == 0, why=f"stop of {queue.number}")
+        reads = len(self.reads)
+        self.command_at_hand = True
+        self.commands.send({"queue": queue.number, "reset": int(reset)})
+        await self.commands.drain()
+        self.command_at_hand = False
+        self.credit[queue.number] = 0
+        assert not [read for read in self.reads[reads:] if read["queue"] == queue.number]
+
+    def start(self, queue: Queue) -> None:
+        """Let it run, and look once."""
+        queue.running = True
+        self.doorbells.send({"queue": queue.number})
+
+    # The host's side.
+
+    def _read(self, request: dict[str, int]) -> None:
+        queue = request["queue"]
+        assert self.count[queue] > 0, "a read without an obligation"
+        assert request["function"] == queue >> 1  # the stride of the bench
+        assert request["last"] == 1
+        owner = self.queues[queue]
+        assert owner.base <= request["address"]
+        assert request["address"] + request["length"] <= owner.device
+        self.reads.append(request)
+        self._outstanding += 1
+        answer_at = self.now + self.rng.randint(*self.latency)
+        self._waiting[queue].append(_Read(
+            request, self.rng.randint(self.now, answer_at), answer_at,
+            fence=self._accepted if request["fenced"] else 0))
+
+    def _flag_segment(self, segment: dict[str, int]) -> None:
+        assert segment["last"] == 1 and segment["length"] == 2
+        self._flag_segments.append(segment)
+
+    def _flag_data(self, beat: dict[str, int]) -> None:
+        assert beat["last"] == 1 and beat["empty"] == self.lanes - 2
+        self._flag_contents.append((beat["data"] & 0xFFFF).to_bytes(2, "little"))
+
+    def _serve_writes(self) -> None:
+        accepts = False
+        if self._flag_segments and self._flag_contents and self._accept_at is None:
+            self._accept_at = self.now + self.rng.randint(*self.write_latency)
+        if self._accept_at is not None and self.now >= self._accept_at:
+            self._accept_at = None
+            accepts = True
+            self._accepted += 1
+            self.flag_writes += 1
+            late = self.rng.randint(*self.write_latency)
+            if self.fixed_landing is not None:
+                late = self.fixed_landing
+            if self._landing:
+                late = max(late, self._landing[-1][0] - self.now)
+            self._landing.append((self.now + late, self._flag_segments.popleft(),
+                                  self._flag_contents.popleft()))
+        self.dut.flag_accepted.value = int(accepts)
+        while self._landing and self._landing[0][0] <= self.now:
+            _at, segment, content = self._landing.popleft()
+            queue = next(q for q in self.queues.values() if q.device == segment["address"])
+            assert segment["function"] == queue.number >> 1
+            self.memory[queue.device:queue.device + 2] = content
+            self._landed += 1
+
+    def _serve_reads(self) -> None:
+        due = []
+        for number, waiting in self._waiting.items():
+            for read in waiting:
+                if read.content is None and read.sample_at <= self.now and (
+                        self._landed >= read.fence):
+                    at, length = read.request["address"], read.request["length"]
+                    read.content = bytes(self.memory[at:at + length])
+            if waiting and waiting[0].content is not None and waiting[0].answer_at <= self.now:
+                due.append(number)
+        if due:
+            read = self._waiting[self.rng.choice(due)].popleft()
+            assert read.content is not None
+            error = self.read_error(read.request)
+            self._answers.send(read.content, lead=read.request["lead"],
+                               each={"context": read.request["context"], "error": error})
+            self._outstanding -= 1
+
+    def _serve_config(self) -> None:
+        for name, enable, number, config in self._configs:
+            if enable.value:
+                queue = self.queues[int(number.value)]
+                if not self.command_at_hand:
+                    assert self._counted[queue.number] > 0, f"{name}: looked without an obligation"
+                config.value = self._config.pack({
+                    "desc": queue.desc, "driver": queue.driver, "device": queue.device,
+                    "size": queue.size, "vector": 0xFFFF, "running": int(queue.running)})
+
+    async def _run(self) -> None:
+        edge = RisingEdge(self.dut.clk)
+        while True:
+            await edge
+            if self.dut.rst.value:
+                continue
+            self.now += 1
+            self._serve_config()
+            for sink in self._sinks:
+                sink.step()
+            self._counted = dict(self.count)  # what was counted before the cycle that comes
+            self._serve_writes()
+            self._serve_reads()
+            self._take_chains()
+            self._give_back()
+
+    # The consumer's side, and the obligations.
+
+    def _obligation(self, change: dict[str, int]) -> None:
+        delta = change["delta"] - 512 if change["delta"] & 256 else change["delta"]
+        assert delta, "an obligation of nothing"
+        self.count[change["queue"]] += delta
+        assert self.count[change["queue"]] >= 0, f"obligations of {change['queue']} below zero"
+
+    def _ready(self, ready: dict[str, int]) -> None:
+        assert ready["count"] > 0
+        assert self.count[ready["queue"]] > 0, "an announcement without an obligation"
+        self.credit[ready["queue"]] += ready["count"]
+        self.ready_at[ready["queue"]].append(self.now)
+
+    def _take_chains(self) -> None:
+        if not self.consume or len(self._expected_takes) > 8:
+            return
+        willing = [number for number, credit in self.credit.items()
+                   if credit > 0 and self.queues[number].running]
+        if willing:
+            number = self.rng.choice(willing)
+            self.credit[number] -= 1
+            least = self.min_bytes(number)
+            self._expected_takes.append((number, least))
+            self.takes.send({"queue": number, "bytes": least})
+
+    def _chain(self, chain: dict[str, Any]) -> None:
+        number, least = self._expected_takes.popleft()
+        assert chain["queue"] == number
+        queue = self.queues[number]
+        if chain["status"] == ChainStatus.NONE.value:
+            self.none += 1
+            assert not self.strict or not queue.running, f"a take of {number} in vain"
+            return
+        expected = queue.posted[0]
+        total = min(expected.bytes, (1 << 17) - 1)
+        if chain["status"] == ChainStatus.SHORT.value:
+            assert total < least and chain["more"]
+            self.short += 1
+            self.credit[number] += 1
+            return
+        assert total >= least
+        assert chain["id"] == expected.head
+        assert chain["bytes"] == total
+        assert chain["segments"] == len(expected.buffers)
+        queue.posted.popleft()
+        queue.taken.append(expected)
+        self._open.append((number, expected))
+
+    def _segment(self, segment: dict[str, int]) -> None:
+        self._segments.append((segment["address"], segment["length"]))
+        if segment["last"]:
+            # The chain may come later than its first segments, as the streams stall by themselves.
+            cocotb.start_soon(self._finish(self._segments))
+            self._segments = []
+
+    async def _finish(self, segments: list[tuple[int, int]]) -> None:
+        edge = RisingEdge(self.dut.clk)
+        while not self._open:
+            await edge
+        number, chain = self._open.popleft()
+        assert segments == [(address, min(length, (1 << 17) - 1))
+                            for address, length in chain.buffers]
+        self.delivered.append((number, chain))
+        self._giving.append((self.now + self.rng.randint(*self.hold), number, chain))
+
+    def _give_back(self) -> None:
+        for item in [item for item in self._giving if item[0] <= self.now]:
+            self._giving.remove(item)
+            _at, number, chain = item
+            self.queues[number].give_back(chain)
+            self.count[number] -= 1
