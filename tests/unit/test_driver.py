@@ -190,14 +190,14 @@ def test_a_device_that_is_impossible_is_failed(refuse: bool) -> None:
 @pytest.mark.virtio("DRV-CORE-CFG-02", "DRV-CORE-CFG-01")
 def test_configuration_that_changes_while_it_is_read() -> None:
     host = machine()
-    new = struct.pack("<6sHHHIB", b"\x02abcde", 0, 1, 9000, 25_000, 1)
+    new = struct.pack("<6sHHHIB", b"\x06abcde", 0, 1, 9000, 25_000, 1)
 
     def change() -> None:
         host.card.net_config[:17] = new
 
     host.card.change_config_once = change
     device = opened(host)
-    assert (device.mac, device.mtu, device.speed_mbps) == (b"\x02abcde", 9000, 25_000)
+    assert (device.mac, device.mtu, device.speed_mbps) == (b"\x06abcde", 9000, 25_000)
 
 
 @pytest.mark.virtio("DRV-PCI-COM-05", "DRV-CORE-RST-01")
