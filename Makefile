@@ -16,7 +16,7 @@ export AMARANTH_USE_YOSYS := builtin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help set-up test lint verilog synth lock system-deps clean
+.PHONY: help set-up test conformance lint verilog synth lock system-deps clean
 
 help:
 	@sed -n 's/^## *//p' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ ARGS ?=
 WORKERS ?= 2
 test: $(READY)
 	RINGLET_SEED=$(SEED) $(RUN) -m pytest -n $(WORKERS) $(ARGS) $(TESTS)
+
+## make conformance   which of virtio's clauses the tests show: build/conformance
+conformance: $(READY)
+	$(RUN) -m pytest -n $(WORKERS) -m virtio --ledger build/conformance $(ARGS)
 
 ## make lint          ruff, mypy strict, the hardware's own rules, Verilator's lint of the card
 lint: $(READY)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import jsonschema
 import pytest
 from amaranth import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.config import NicConfig
 from hw.verilog import to_rtlil
 from sim import synth
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "synth.schema.json"
 
 
 class Adder(wiring.Component):
@@ -43,18 +50,9 @@ class Pair(wiring.Component):
         m = Module()
         m.submodules.one = one = Adder()
         m.submodules.other = other = Adder()
-        m.d.comb += [one.a.eq(self.a), one.b.eq(self.b), other.a.eq(self.b), other.b.eq(self.a),
-                     self.total.eq(one.total ^ other.total)]
+        m.d.comb += [one.a.eq(self.a), one.b.eq(self.b), other.a.eq(one.total),
+                     other.b.eq(self.a), self.total.eq(other.total ^ self.b)]
         return m
-
-
-def test_an_adder() -> None:
-    figures = synth.synthesize(Adder(), "adder").figures()
-    assert figures["ff"] == 24
-    assert figures["longest_path_levels"] == 1
-    assert figures["longest_path"]["carry_hops"] == 1
-    assert figures["longest_path"]["start"].startswith(("a$", "b$"))
-    assert figures["longest_path"]["end"].startswith("total[")
 
 
 def test_parts_of_a_hierarchy() -> None:
@@ -63,9 +61,28 @@ def test_parts_of_a_hierarchy() -> None:
     assert set(below) == {"one", "other"}
     assert synth.closure(modules, below["one"]).count("\nmodule ") == 1
     assert synth.closure(modules, "pair").count("\nmodule ") == 3
-    own = synth.map_rtlil(synth.glue(modules, "pair"), "pair").figures()
-    assert own["ff"] == 0
-    assert own["lut"] == 8
+    assert synth.glue(modules, "pair").count("attribute \\blackbox 1") == 2
+
+
+def test_a_card_room_by_room() -> None:
+    """A card of two adders and a gate, part by part and as one."""
+    config = NicConfig.preset("small")
+    report = synth.synthesize_card("small", config, Pair())
+    jsonschema.validate(report, json.loads(SCHEMA.read_text()))
+    assert report["flattened"]
+    assert report["ff"] == report["rooms"]["nic"]["ff"] == 48
+    adder = report["blocks"]["one"]
+    assert adder["ff"] == 24
+    assert adder["longest_path_levels"] == 1
+    assert adder["longest_path"]["carry_hops"] == 1
+    assert adder["longest_path"]["start"].startswith(("a$", "b$"))
+    assert adder["longest_path"]["end"].startswith("total[")
+    gate = report["blocks"]["(connections)"]
+    assert (gate["ff"], gate["lut"]) == (0, 8)
+    parts = synth.synthesize_card("small", config, Pair(), whole=False)
+    jsonschema.validate(parts, json.loads(SCHEMA.read_text()))
+    assert parts["lut"] == parts["rooms"]["nic"]["lut"]
+    assert parts["longest_path"]["start"].startswith(("one: ", "other: "))
 
 
 @pytest.mark.parametrize(("block", "words"), [
