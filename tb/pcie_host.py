@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from cocotb.triggers import Event
 
-from hw.pcie.types import CompletionStatus
+from hw.pcie.types import CompletionStatus, CreditLayout
 from tb.host_access import Access
 from tb.root_complex import RootComplex, RootComplexOptions, Violation
 from tb.stream import always
@@ -19,6 +19,7 @@ __all__ = ["PcieHost"]
 Dut = Any  # cocotb handles are looked up by name at run time; there is nothing to type
 Tlp = TypeVar("Tlp", bound=Request | Completion)
 
+_LIMIT_AT, _INFINITE_AT = (CreditLayout()[name].offset for name in ("limit", "infinite"))
 _EXPIRE_CYCLES = 64  # how often unanswered accesses are looked for
 
 
@@ -77,7 +78,8 @@ class _Outgoing(Generic[Tlp]):
         self._give = give
         self._payload = getattr(dut, f"{name}__payload")
         self._valid = getattr(dut, f"{name}__valid")
-        self._ready = bit(getattr(dut, f"{name}__ready"))
+        ready = getattr(dut, f"{name}__ready", None)  # no port where the card is always ready
+        self._ready = bit(ready) if ready is not None else lambda: True
         self.pace = pace
         self._beats: list[int] = []  # still to come, the next one last
         self._driving = False
@@ -155,12 +157,9 @@ class PcieHost:
                             lambda completion, _first: root.receive_completion(completion))
         self.rc = _Outgoing(dut, "rc", completions, rc_pace or always(), root.next_completion)
         self.cq = _Outgoing(dut, "cq", requests, cq_pace or always(), root.next_request)
-        self._limit = getattr(dut, "np_credit__limit", None)
-        self._limit_now = 0
-        if self._limit is not None:
-            self._limit_now = root.credit_limit
-            self._limit.value = self._limit_now
-            dut.np_credit__infinite.value = root.credit_infinite
+        self._credit = getattr(dut, "np_credit", None)
+        self._credit_now = -1
+        self._drive_credit()
         ticker.add(self._step)
 
     def _step(self, cycle: int) -> None:
@@ -177,13 +176,17 @@ class PcieHost:
             root.violate("rc: the card does not accept a completion")
         if self.cq.stalled == self.patience_cycles:
             root.violate(f"cq: the card accepts nothing for {self.patience_cycles} cycles")
-        if self._limit is not None and not root.credit_infinite:
-            limit = root.credit_limit
-            if limit != self._limit_now:
-                self._limit_now = limit
-                self._limit.value = limit
+        if not root.credit_infinite:
+            self._drive_credit()
         if cycle % _EXPIRE_CYCLES == 0:
             root.expire()
+
+    def _drive_credit(self) -> None:
+        root = self.root
+        credit = root.credit_limit << _LIMIT_AT | root.credit_infinite << _INFINITE_AT
+        if self._credit is not None and credit != self._credit_now:
+            self._credit_now = credit
+            self._credit.value = credit
 
     def _on_violation(self, violation: Violation) -> None:
         if self.strict:

@@ -4,7 +4,7 @@ from amaranth import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hw.pcie.types import CompletionHeader, RequestHeader, TlpLayout
+from hw.pcie.types import CompletionHeader, CreditLayout, RequestHeader, TlpLayout
 from hw.stream.queue import StreamQueue
 from hw.stream.types import BeatLayout, WireBeatLayout
 
@@ -21,7 +21,7 @@ class Loop(wiring.Component):
         super().__init__({
             "cq": In(stream.Signature(request)), "rq": Out(stream.Signature(request)),
             "rc": In(stream.Signature(completion)), "cc": Out(stream.Signature(completion)),
-            "np_credit": In(wiring.Signature({"limit": Out(8), "infinite": Out(1)})),
+            "np_credit": In(CreditLayout()),
             "wire_rx": In(stream.Signature(WireBeatLayout(lanes), always_ready=True)),
             "wire_tx": Out(stream.Signature(BeatLayout(lanes))),
         })

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hw.pcie.types import CompletionStatus, RequestKind
@@ -83,6 +83,13 @@ def test_byte_enables_name_exactly_the_bytes(address: int, size: int) -> None:
     assert (address & ~3) + low == address
     assert count == size
     assert dwords == ((address & 3) + size + 3) // 4
+
+
+def test_bytes_are_counted_from_the_first_to_the_last_enabled() -> None:
+    assert enabled_bytes(1, 0b1001, 0) == (0, 4)
+    assert enabled_bytes(1, 0b1010, 0) == (1, 3)
+    assert enabled_bytes(1, 0, 0) == (0, 1)
+    assert enabled_bytes(2, 0b0100, 0b0010) == (2, 4)
 
 
 @pytest.mark.parametrize("lanes", [8, 16, 32, 64])
@@ -425,6 +432,7 @@ def respond(host: RootComplex, request: Request, memory: bytes, boundary: int = 
         start, left = start + size, left - size
 
 
+@example(4001, 300, 1024)
 @given(st.integers(0, 5000), st.integers(1, 300), st.sampled_from([1, 2, 64, 1024]))
 def test_host_reads_are_cut_and_put_together(address: int, size: int, max_dwords: int) -> None:
     host = machine()
