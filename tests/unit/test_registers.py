@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from amaranth import Module, Signal
+from amaranth import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, connect, flipped
 
@@ -17,6 +17,7 @@ from hw.virtio.layouts import COMMON_CONFIG, DEVICE_CONFIG, FEATURE_BITS, Field,
 from hw.virtio.registers import Registers
 from hw.virtio.types import QueueConfigSignature, RunningLayout
 from sim.runner import run_cocotb
+from tests.unit.expose import expose
 
 MAC = 0x02_52_4E_47_00_FE  # function 2 carries into the next byte
 
@@ -57,14 +58,8 @@ class Card(wiring.Component):
         connect(m, flipped(self.port), self.contexts.ports[1])
         connect(m, flipped(self.running), self.contexts.running)
         for name in self.registers.signature.members:
-            if name in ("config", "writes"):
-                continue
-            mine, theirs = getattr(self, name), getattr(self.registers, name)
-            if isinstance(mine, Signal):
-                m.d.comb += (theirs.eq(mine) if self.signature.members[name].flow is In
-                             else mine.eq(theirs))
-            else:
-                connect(m, flipped(mine), theirs)
+            if name not in ("config", "writes"):
+                expose(m, self.registers, self, name)
         return m
 
 

@@ -1,0 +1,303 @@
+"""cocotb side of test_lifecycle.py: engines that work, and are stopped and started meanwhile."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import cocotb
+from cocotb.triggers import RisingEdge
+
+from hw.virtio.types import (
+    FaultLayout,
+    FaultReason,
+    FaultRecordLayout,
+    LifecycleReport,
+    LifecycleReportLayout,
+    LifecycleRequest,
+    LifecycleRequestLayout,
+    ObligationLayout,
+    QueueCommandLayout,
+    QueueConfigLayout,
+    QueueLayout,
+)
+from tb.stream import Fields, StreamSink, StreamSource, always, cycles, pace, reset
+
+FUNCTIONS = int(os.environ["RINGLET_FUNCTIONS"])
+STRIDE = int(os.environ["RINGLET_STRIDE"])
+ENGINES = os.environ["RINGLET_ENGINES"].split(",")
+PARITIES = {"receive": {0}, "transmit": {1}, "both": {0, 1}}
+
+
+class Engine:
+    """Begins work on queues that run, hands some of it to others, and ends it some time later.
+
+    Each has a port of `Obligations`, and looks the queue up through one of `QueueContexts`.
+    """
+
+    def __init__(self, bench: Bench, number: int) -> None:
+        self.bench = bench
+        self.number = number
+        dut = bench.dut
+        self.serves = PARITIES[ENGINES[number]]
+        self.events = StreamSource(dut, f"events__{number}", ObligationLayout(),
+                                   pace(bench.stalls, 20 + number))
+        self.commands_taken: list[tuple[int, int]] = []
+        self.commands = StreamSink(dut, f"commands__{number}", QueueCommandLayout(),
+                                   pace(bench.stalls, 40 + number), tell=self._commanded)
+        self.queue = getattr(dut, f"ports__{number}__queue")
+        self.enable = getattr(dut, f"ports__{number}__enable")
+        self.config = getattr(dut, f"ports__{number}__config")
+        self.fields = Fields(QueueConfigLayout())
+        self.enable.value = 0
+        self.rng = random.Random(number)
+        self.busy = True
+
+    def _commanded(self, command: dict[str, int]) -> None:
+        queue = command["queue"]
+        assert queue % 2 in self.serves, "a queue that this engine does not serve"
+        assert not self.bench.in_flight[queue], "work in flight of a queue that is thrown away"
+        self.commands_taken.append((queue, command["reset"]))
+
+    async def look(self, queue: int) -> bool:
+        """Whether the queue runs; the port answers in the next cycle."""
+        self.queue.value = queue
+        self.enable.value = 1
+        await self.bench.edge
+        self.enable.value = 0
+        await self.bench.edge
+        await self.bench.edge
+        return bool(self.fields.unpack(int(self.config.value))["running"])
+
+    async def run(self) -> None:
+        """Work on anything, all the time."""
+        while self.busy:
+            queue = self.rng.choice([q for q in range(FUNCTIONS * STRIDE) if q % 2 in self.serves])
+            self.events.send({"queue": queue, "delta": 1})
+            await self.events.drain()
+            if not await self.look(queue):
+                self.events.send({"queue": queue, "delta": (1 << 9) - 1})
+                await self.events.drain()
+                continue
+            self.bench.begin(queue)
+            cocotb.start_soon(self.bench.finish_later(queue, self.rng))
+            await cycles(self.bench.dut, self.rng.randrange(20))
+
+
+class Bench:
+    """The registers' side, the engines, and what may not happen."""
+
+    def __init__(self, dut: Any, *, stalls: bool) -> None:
+        self.dut = dut
+        self.stalls = stalls
+        self.edge = RisingEdge(dut.clk)
+        self.rng = random.Random(cocotb.RANDOM_SEED)
+        queues = FUNCTIONS * STRIDE
+        self.in_flight = [0] * queues
+        self.may_run = [False] * queues  # from the request to start to the report of the stop
+        self.requests = StreamSource(dut, "requests", LifecycleRequestLayout(), pace(stalls, 1))
+        self.reports = StreamSink(dut, "reports", LifecycleReportLayout(), pace(stalls, 2),
+                                  tell=self._reported)
+        self.receive_go = StreamSink(dut, "receive_go", QueueLayout(), pace(stalls, 3))
+        self.transmit_go = StreamSink(dut, "transmit_go", QueueLayout(), pace(stalls, 4))
+        self.faults = StreamSource(dut, "faults", FaultLayout(), pace(stalls, 5))
+        self.log = StreamSink(dut, "log", FaultRecordLayout(), pace(stalls, 6))
+        self.told: list[tuple[str, int]] = []
+        self.stopping: set[int] = set()
+        self.engines = [Engine(self, number) for number in range(len(ENGINES))]
+
+    async def start(self) -> None:
+        await reset(self.dut)
+        await cycles(self.dut, FUNCTIONS * STRIDE + 8)
+
+    def begin(self, queue: int) -> None:
+        assert self.may_run[queue], "work begins on a queue that was stopped"
+        self.in_flight[queue] += 1
+
+    async def finish_later(self, queue: int, rng: random.Random) -> None:
+        """End a piece of work; perhaps another engine ends it, and perhaps it becomes two first."""
+        await cycles(self.dut, rng.randrange(60))
+        if rng.randrange(4) == 0:
+            self.in_flight[queue] += 1
+            rng.choice(self.engines).events.send({"queue": queue, "delta": 1})
+            await cycles(self.dut, 30)
+            # (Its event is taken by now, or it would wait for the next one of that engine.)
+            cocotb.start_soon(self.finish_later(queue, rng))
+        engine = rng.choice(self.engines)
+        await engine.events.drain()
+        self.in_flight[queue] -= 1
+        engine.events.send({"queue": queue, "delta": (1 << 9) - 1})
+
+    def request(self, kind: LifecycleRequest, queue: int) -> None:
+        if kind == LifecycleRequest.START:
+            self.may_run[queue] = True
+        else:
+            assert queue // STRIDE not in self.stopping
+            self.stopping.add(queue // STRIDE)
+        self.requests.send({"kind": kind, "queue": queue})
+
+    def _reported(self, report: dict[str, int]) -> None:
+        function = report["function"]
+        kind = LifecycleReport(report["kind"])
+        self.told.append((kind.name, function))
+        if kind == LifecycleReport.STOPPED:
+            self.stopping.remove(function)
+            for queue in range(function * STRIDE, (function + 1) * STRIDE):
+                assert not self.in_flight[queue], "stopped with work in flight"
+                self.may_run[queue] = False
+
+    async def stopped(self, function: int, clocks: int = 4000) -> None:
+        for _ in range(clocks):
+            if function not in self.stopping:
+                return
+            await self.edge
+        raise TimeoutError(f"function {function} does not stop")
+
+    async def gone(self) -> list[int]:
+        queues = []
+        for sink in (self.receive_go, self.transmit_go):
+            while not sink.empty():
+                queues.append((await sink.get())["queue"])
+        return sorted(queues)
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True])
+async def start_and_stop(dut: Any, stalls: bool) -> None:
+    """A queue runs before it goes; a stop ends all of a function, and tells each engine its own."""
+    bench = Bench(dut, stalls=stalls)
+    await bench.start()
+    for function in range(FUNCTIONS):
+        for queue in range(function * STRIDE, (function + 1) * STRIDE):
+            for engine in bench.engines:
+                assert not await engine.look(queue)
+            bench.request(LifecycleRequest.START, queue)
+        goes = bench.transmit_go if (function + 1) * STRIDE % 2 == 0 else bench.receive_go
+        while goes.transfers < (function + 1) * STRIDE // 2:
+            await bench.edge
+        await cycles(dut, 20)
+        assert await bench.gone() == list(range(function * STRIDE, (function + 1) * STRIDE))
+    for function in range(FUNCTIONS):
+        kind = [LifecycleRequest.STOP, LifecycleRequest.RESET][function % 2]
+        bench.request(kind, function * STRIDE)
+        await bench.stopped(function)
+        for queue in range(FUNCTIONS * STRIDE):
+            for engine in bench.engines:
+                assert await engine.look(queue) == (queue >= (function + 1) * STRIDE)
+        for engine in bench.engines:
+            want = [(q, function % 2) for q in range(function * STRIDE, (function + 1) * STRIDE)
+                    if q % 2 in engine.serves]
+            assert engine.commands_taken == want
+            engine.commands_taken.clear()
+    assert bench.told == [("STOPPED", function) for function in range(FUNCTIONS)]
+
+
+@cocotb.test
+async def a_stop_waits_for_work_alone(dut: Any) -> None:
+    """While one function drains, others start and faults are served; their stops wait in turn."""
+    bench = Bench(dut, stalls=False)
+    await bench.start()
+    last = FUNCTIONS - 1
+    busy = last * STRIDE + 1
+    bench.request(LifecycleRequest.START, busy)
+    bench.engines[0].events.send({"queue": busy, "delta": 3})
+    bench.in_flight[busy] = 3
+    await cycles(dut, 40)
+    bench.request(LifecycleRequest.RESET, last * STRIDE)
+    for function in range(last):
+        bench.request(LifecycleRequest.START, function * STRIDE)
+    await cycles(dut, 60 + 10 * FUNCTIONS)
+    assert await bench.gone() == sorted([busy, *(f * STRIDE for f in range(last))])
+    for function in range(FUNCTIONS):
+        bench.faults.send({"queue": function * STRIDE, "reason": FaultReason.LOOP,
+                           "address": 0x1234_5678_9ABC_DEF0 + function})
+    await cycles(dut, 12 * FUNCTIONS + 20)
+    assert bench.told == [("NEEDS_RESET", function) for function in range(FUNCTIONS)]
+    for function in range(FUNCTIONS):
+        assert await bench.log.get() == {
+            "function": function, "queue": function * STRIDE, "reason": FaultReason.LOOP.value,
+            "address": 0x1234_5678_9ABC_DEF0 + function}
+        assert not await bench.engines[0].look(function * STRIDE)
+    for function in range(last):
+        bench.request(LifecycleRequest.STOP, function * STRIDE)
+    await cycles(dut, 500)
+    assert len(bench.told) == FUNCTIONS
+    for left in (2, 1, 0):
+        bench.in_flight[busy] = left
+        bench.engines[-1].events.send({"queue": busy, "delta": (1 << 9) - 1})
+        await cycles(dut, 100)
+        assert (len(bench.told) > FUNCTIONS) == (left == 0)
+    for function in range(FUNCTIONS):
+        await bench.stopped(function)
+    stops = [function for kind, function in bench.told if kind == "STOPPED"]
+    assert stops == [last, *range(last)]
+
+
+@cocotb.test
+async def an_engine_that_takes_long(dut: Any) -> None:
+    """The end of a stop waits for each engine; a fault meanwhile is told before it."""
+    bench = Bench(dut, stalls=False)
+    await bench.start()
+    for slow in range(len(bench.engines)):
+        function = slow % FUNCTIONS
+        engine = bench.engines[slow]
+        engine.commands.pace = iter(lambda: False, True)
+        bench.told.clear()
+        bench.request(LifecycleRequest.RESET, function * STRIDE)
+        await cycles(dut, 1500)
+        bench.faults.send({"queue": function * STRIDE, "reason": 1, "address": 0})
+        await cycles(dut, 40)
+        assert bench.told == [("NEEDS_RESET", function)]
+        bench.reports.pace = iter(lambda: False, True)
+        await cycles(dut, 5)
+        engine.commands.pace = always()
+        bench.faults.send({"queue": function * STRIDE, "reason": 1, "address": 0})
+        await cycles(dut, 300)
+        # Starts do not wait for reports.
+        other = (function + 1) % FUNCTIONS
+        if other != function:
+            bench.request(LifecycleRequest.START, other * STRIDE)
+            await cycles(dut, 40)
+            assert await bench.gone() == [other * STRIDE]
+        bench.reports.pace = always()
+        await bench.stopped(function)
+        assert bench.told == [("NEEDS_RESET", function)] * 2 + [("STOPPED", function)]
+
+
+@cocotb.test
+@cocotb.parametrize(seed=range(2))
+async def work_all_the_time(dut: Any, seed: int) -> None:
+    """Engines work on everything while functions start and stop: none begins after a stop."""
+    bench = Bench(dut, stalls=True)
+    await bench.start()
+    rng = random.Random(seed)
+    for engine in bench.engines:
+        engine.rng.seed(100 * seed + engine.number)
+        cocotb.start_soon(engine.run())
+    started = [0] * FUNCTIONS
+    for _ in range(30):
+        function = rng.randrange(FUNCTIONS)
+        if rng.randrange(2):
+            await bench.stopped(function)
+            for queue in range(function * STRIDE, (function + 1) * STRIDE):
+                bench.request(LifecycleRequest.START, queue)
+                started[function] += 1
+        elif function not in bench.stopping:
+            bench.request(rng.choice([LifecycleRequest.STOP, LifecycleRequest.RESET]),
+                          function * STRIDE)
+        if rng.randrange(3) == 0:
+            bench.faults.send({"queue": rng.randrange(FUNCTIONS * STRIDE), "reason": 2,
+                               "address": 0})
+        await cycles(dut, rng.randrange(200))
+    for function in range(FUNCTIONS):
+        await bench.stopped(function)
+    await cycles(dut, 50)
+    for function in range(FUNCTIONS):
+        bench.request(LifecycleRequest.STOP, function * STRIDE)
+        await bench.stopped(function)
+    assert sum(bench.in_flight) == 0
+    assert bench.receive_go.transfers + bench.transmit_go.transfers == sum(started)
+    for engine in bench.engines:
+        engine.busy = False
+    await cycles(dut, 100)
