@@ -23,10 +23,10 @@ from amaranth.lib.wiring import In
 
 from hw.config import NicConfig
 
-__all__ = ["design_hash", "parse_overrides", "to_rtlil", "to_verilog", "write_card",
+__all__ = ["FORM", "design_hash", "parse_overrides", "to_rtlil", "to_verilog", "write_card",
            "write_if_changed", "write_verilog"]
 
-_FORM = "4"
+FORM = "4"
 """Counts up when the text made from the same RTLIL changes: part of every hash."""
 
 
@@ -147,7 +147,7 @@ def _started_parts(text: str) -> str:
 def design_hash(text: str) -> str:
     """Name the Verilog of this RTLIL: equal hashes, equal Verilog."""
     version = amaranth.__version__  # type: ignore[attr-defined]  # not in stubs
-    return hashlib.sha256(f"{_FORM} {version}\n{text}".encode()).hexdigest()
+    return hashlib.sha256(f"{FORM} {version}\n{text}".encode()).hexdigest()
 
 
 def _head(text: str) -> str:

@@ -23,8 +23,9 @@ from amaranth.lib import wiring
 from cocotb_test import simulator as cocotb_test
 from filelock import FileLock
 
-from hw.verilog import design_hash, to_rtlil, to_verilog, write_if_changed
+from hw.verilog import FORM, design_hash, to_rtlil, to_verilog, write_if_changed
 from sim import toolchain
+from sim.card import Design
 
 __all__ = ["SIMULATORS", "CocotbFailure", "missing", "run_cocotb"]
 
@@ -124,21 +125,27 @@ def seed_of_the_day() -> int:
     return int(os.environ.get("RINGLET_SEED") or DEFAULT_SEED)
 
 
-def _build(dut: wiring.Component, name: str, simulator: str, *, waves: bool,
+def _build(dut: wiring.Component | Design, name: str, simulator: str, *, waves: bool,
            flags: Sequence[str]) -> Path:
     """Build the simulator of ``dut`` unless an equal one is there; give its folder."""
-    text = to_rtlil(dut, name)
     options: dict[str, Any] = {"waves": waves, "timescale": "1ns/1ps"}
     if simulator == "verilator":
         options |= {"compile_args": list(_QUIET), "make_args": ["-j2", *flags]}
+    if isinstance(dut, Design):
+        text, what = "", f"{FORM} {dut.made_of}"
+    else:
+        text = to_rtlil(dut, name)
+        what = design_hash(text)
     key = hashlib.sha256(json.dumps(
-        [design_hash(text), options, os.environ.get("VERILATOR", "")]).encode()).hexdigest()[:12]
+        [what, options, os.environ.get("VERILATOR", "")]).encode()).hexdigest()[:12]
     folder = toolchain.build_folder() / "cocotb" / f"{name}-{simulator}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     stamp = folder / "built"
     with FileLock(folder / "build.lock"):
         if stamp.exists():
             return folder
+        if isinstance(dut, Design):
+            text = to_rtlil(dut.make(), name)
         source = folder / f"{name}.v"
         write_if_changed(source, to_verilog(text))
         log = folder / "build.log"
@@ -176,7 +183,7 @@ def _failures(results: Path) -> tuple[int, list[str]]:
     return ran, bad
 
 
-def run_cocotb(dut: wiring.Component, name: str, bench: str, *, simulator: str,
+def run_cocotb(dut: wiring.Component | Design, name: str, bench: str, *, simulator: str,
                waves: bool = False, seed: int | None = None, testcase: str | None = None,
                parameters: Mapping[str, object] | None = None,
                flags: Sequence[str] = _QUICK_TO_COMPILE) -> Path:
@@ -185,7 +192,7 @@ def run_cocotb(dut: wiring.Component, name: str, bench: str, *, simulator: str,
     Parameters
     ----------
     dut
-        The component. The bench sees its ports alone, named as in the Verilog: ``i__payload``.
+        The component, or the `Design` of one. The bench sees its ports alone, named as in the Verilog: ``i__payload``.
     name
         Name of the Verilog module, and of the build; one for each set of parameters is clearest.
     bench
