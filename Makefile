@@ -12,11 +12,10 @@ CARD = $(CONFIG) $(foreach pair,$(if $(VFS),vfs=$(VFS)) $(SET),--set $(pair))
 READY := .venv/ready
 BIN := .venv/bin
 RUN := $(BIN)/python
-export AMARANTH_USE_YOSYS := builtin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help set-up test conformance lint verilog synth lock system-deps clean
+.PHONY: help set-up sim test conformance lint verilog synth lock system-deps clean
 
 help:
 	@sed -n 's/^## *//p' $(MAKEFILE_LIST)
@@ -27,6 +26,10 @@ $(READY): requirements.lock pyproject.toml sim/bootstrap.py sim/toolchain.py
 ## make set-up        the environment alone (every other target does this first)
 set-up: $(READY)
 	@:
+
+## make sim           the demonstration: build/sim/report.html, report.json, wire.pcap
+sim: $(READY)
+	$(BIN)/ringlet sim $(CARD)
 
 ## make test          the whole regression; TESTS=path, ARGS="-k x", SEED=n
 TESTS ?=

@@ -6,6 +6,7 @@
 import argparse
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -156,7 +157,8 @@ def _head(text: str) -> str:
 
 def to_verilog(text: str) -> str:
     """Translate RTLIL of `to_rtlil` to Verilog."""
-    # Yosys is Amaranth's own, of one version: the words of another would be other bytes.
+    # Amaranth's own Yosys, of one version: the words of another would be other bytes.
+    os.environ["AMARANTH_USE_YOSYS"] = "builtin"
     body = verilog._convert_rtlil_text(  # type: ignore[attr-defined]  # not in stubs
         text, strip_internal_attrs=True)
     return _head(text) + _started_parts(_started_processes(_zero_loops(body)))

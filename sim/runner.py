@@ -122,7 +122,10 @@ def missing(simulator: str) -> str | None:
 
 def seed_of_the_day() -> int:
     """Give the seed of this run: ``RINGLET_SEED`` or the fixed one."""
-    return int(os.environ.get("RINGLET_SEED") or DEFAULT_SEED)
+    given = os.environ.get("RINGLET_SEED") or str(DEFAULT_SEED)
+    if not given.isdecimal():
+        raise ValueError(f"SEED must be a whole number, not {given!r}")
+    return int(given)
 
 
 def _build(dut: wiring.Component | Design, name: str, simulator: str, *, waves: bool,

@@ -22,6 +22,10 @@ hypothesis.settings.load_profile("ringlet")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "virtio(*clauses): the clauses of the virtio standard that "
                                        "this test shows, by their id in docs/virtio")
+    try:
+        seed_of_the_day()
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
     folder = config.getoption("--ledger")
     if folder and not hasattr(config, "workerinput"):  # workers report to the process with this
         config.pluginmanager.register(Ledger(Path(folder)))
