@@ -348,8 +348,6 @@ class DescriptorParser(wiring.Component):
                 has_next.eq(raw.has_next),
                 next_number.eq(raw.next),
                 judge_reason.eq(reason),
-                chain.bytes.eq(Mux(total[LENGTH_BITS], _LONGEST, total)),
-                chain.segments.eq(before_segments + 1),
 
                 write.eq(judge),
                 write_valid.eq(judge_valid),
@@ -363,6 +361,12 @@ class DescriptorParser(wiring.Component):
                 write_goes_on.eq(goes_on),
                 write_complete.eq(complete),
             ]
+            # Kept while nothing comes, or places are cleared in between: the chain may go on.
+            with m.If(check_valid & check.named):
+                m.d.sync += [
+                    chain.bytes.eq(Mux(total[LENGTH_BITS], _LONGEST, total)),
+                    chain.segments.eq(before_segments + 1),
+                ]
             with m.If(judge_valid & judge.named):
                 m.d.sync += given_up.eq(fails | (given_up & ~judge.first))
 
