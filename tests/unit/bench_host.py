@@ -97,6 +97,8 @@ async def the_latency_is_exact(dut: Any) -> None:
     host = PcieHost(dut, ticker, options=RootComplexOptions(latency_cycles=100))
     master(host)
     region = host.root.memory.allocate(64)
+    taken: list[int] = []
+    ticker.add(lambda cycle: taken.append(cycle) if dut.rc__valid.value == 1 else None)
     await ticker.start()
     access = host.root.access.issue(
         Request(RequestKind.MEM_READ, region.address, requester_id=CARD))
@@ -104,6 +106,7 @@ async def the_latency_is_exact(dut: Any) -> None:
     request, = host.root.records("rq")
     answer, = host.root.records("rc")
     assert answer.cycle - request.cycle == 100
+    assert taken == [answer.cycle]
 
 
 @cocotb.test
