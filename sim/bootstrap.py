@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -65,8 +66,11 @@ def pip(*arguments: str, expected: int = 0) -> None:
 
 
 def missing() -> list[str]:
-    """Name the system's programs that a simulation needs and that are not here."""
-    return [program for program in ("g++", "make", "perl") if shutil.which(program) is None]
+    """Name what of the system a simulation needs and is not here."""
+    absent = [program for program in ("g++", "make", "perl") if shutil.which(program) is None]
+    if importlib.util.find_spec("ensurepip") is None:
+        absent.append("Python's venv (Debian: python3-venv)")
+    return absent
 
 
 def main() -> int:
@@ -75,8 +79,7 @@ def main() -> int:
         raise SystemExit(f"set-up: Python {sys.version.split()[0]} is too old, at least "
                          f"{'.'.join(map(str, NEEDED))} is needed; name another: make PYTHON=...")
     if absent := missing():
-        raise SystemExit(f"set-up: not on this machine: {', '.join(absent)}; "
-                         "g++, make and perl are needed")
+        raise SystemExit(f"set-up: not on this machine, and needed: {', '.join(absent)}")
     (ROOT / "build").mkdir(exist_ok=True)
     with (ROOT / "build" / "set-up.lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
@@ -93,11 +96,15 @@ def main() -> int:
         pip("--requirement", str(LOCK), expected=count)
         pip("--no-deps", "--no-build-isolation", "--config-settings", "editable_mode=compat",
             "--editable", str(ROOT))
-        subprocess.run([PYTHON, "-m", "sim.toolchain"], cwd=ROOT, check=True)
+        if subprocess.run([PYTHON, "-m", "sim.toolchain"], cwd=ROOT, check=False).returncode:
+            raise SystemExit("set-up: not finished; the reason is above")
         STAMP.write_text(wanted)
         print(f"Ready after {time.monotonic() - started:.0f} s", file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        raise SystemExit("set-up: interrupted; the next run goes on") from None

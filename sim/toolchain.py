@@ -11,6 +11,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from find_libpython import find_libpython
+
 __all__ = ["ROOT", "ToolMissing", "build_folder", "environment", "repair", "verilator",
            "verilator_root"]
 
@@ -97,7 +99,6 @@ def environment() -> dict[str, str]:
         # Precompiled headers differ in their time stamps alone.
         variables.setdefault("CCACHE_SLOPPINESS", "pch_defines,time_macros,include_file_mtime,"
                                                   "include_file_ctime")
-    variables["AMARANTH_USE_YOSYS"] = "builtin"
     return variables
 
 
@@ -106,5 +107,13 @@ def build_folder() -> Path:
     return ROOT / "build"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Finish the set-up: cure Verilator, and see that Python can live inside a simulator."""
+    if find_libpython() is None:
+        raise SystemExit("set-up: this Python has no shared library, which a simulator needs to "
+                         f"run Python (Debian: libpython3.{sys.version_info.minor})")
     repair()
+
+
+if __name__ == "__main__":
+    main()
