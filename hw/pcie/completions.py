@@ -201,8 +201,7 @@ class Completions(wiring.Component):
             with m.State("SEND"):
                 m.d.comb += self.cc.valid.eq(1)
                 with m.If(self.cc.ready):
-                    m.d.sync += index.eq(0)
-                    m.next = "GATHER"
+                    m.next = "GATHER"  # where the index has come round to 0
                     with m.If(self.cc.p.last):
                         m.d.sync += [
                             left.eq(left - here),

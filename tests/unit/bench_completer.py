@@ -311,7 +311,7 @@ async def random_accesses(dut: Any, seed: int) -> None:
     bench = await start(dut, stalls=True, seed=seed)
     rng = bench.rng
     bench.writes = True
-    for _ in range(100 if LANES == 8 else 250):
+    for _ in range(100 if LANES == 8 else 160):
         bar = rng.choice([0, 2, 4])
         offset = rng.randrange(SIZES[bar])
         size = rng.choice([1, 2, 4, 8, rng.randrange(1, 80), rng.randrange(1, 80),
@@ -535,13 +535,15 @@ async def malformed(dut: Any, stalls: bool) -> None:
             Request(READ, at + 0xFFC, 2, 0xF, 0xF), Request(READ, at + 4, 1024, 0xF, 0xF),
             Request(READ, at, 1, payload=whole[:4 * LANES]), Request(READ, at + 4, 1, 0, 8),
             Request(RequestKind.CONFIG_READ, 0, 2, completer_id=WHO),
+            Request(RequestKind.CONFIG_READ, 0, 2, 0xF, 0xF, completer_id=WHO),
             Request(RequestKind.CONFIG_READ, 0, 1, last_be=1, completer_id=WHO),
             Request(RequestKind.CONFIG_READ, 0, 1, completer_id=WHO, payload=whole[:2 * LANES]),
             Request(config, 0x3C, 1, completer_id=WHO, payload=whole[:2 * LANES]),
             Request(config, 0x3C, 1, completer_id=WHO, payload=whole[:8]),
             Request(config, 0x3C, 2, completer_id=WHO, payload=whole[:8]),
-            Request(RequestKind.IO_READ, 0, 3), Request(RequestKind.IO_WRITE, 0, 1, last_be=2,
-                                                        payload=whole[:4]),
+            Request(config, 0x3C, 2, 0xF, 0xF, completer_id=WHO, payload=whole[:8]),
+            Request(RequestKind.IO_READ, 0, 3, 0xF, 0xF),
+            Request(RequestKind.IO_WRITE, 0, 1, last_be=2, payload=whole[:4]),
             Request(WRITE, at, 0, 0xF, 0xF, payload=whole[:4]),
             Request(WRITE, at, 1, 0xF, 0xF, payload=whole[:4]),
             Request(WRITE, at, 3, 0, 0xF, payload=whole[:12]),
