@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -102,17 +102,14 @@ class AnswerBuffer(wiring.Component):
             m.d.sync += leaving.eq(Mux(leaving == _DEPTH - 1, 0, leaving + 1))
 
         lanes = Signal(sizes.lanes)
-        bits = Signal(8 * sizes.lanes)
-        m.d.comb += [
-            lanes.eq(lanes_from(self.step.start, sizes.lanes)),
-            bits.eq(Cat(lane.replicate(8) for lane in lanes)),
-        ]
+        m.d.comb += lanes.eq(lanes_from(self.step.start, sizes.lanes))
         for place, (beat, side) in enumerate(zip(beats, sides, strict=True)):
             with m.If(self.write & building[place]):
-                m.d.sync += [
-                    beat.eq(self.row & bits | beat & ~bits),
-                    *(side[name].eq(self.step[name]) for name in side_shape.members),
-                ]
+                m.d.sync += [side[name].eq(self.step[name]) for name in side_shape.members]
+                for lane, written in enumerate(lanes):  # an enable for each lane, and no logic
+                    with m.If(written):
+                        m.d.sync += beat[8 * lane:8 * lane + 8].eq(
+                            self.row[8 * lane:8 * lane + 8])
 
         answer = self.answers.p
         with m.Switch(leaving):

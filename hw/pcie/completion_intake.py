@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth import Module, Mux, Signal
+from amaranth import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,13 +13,49 @@ from hw.stream.memory import ForwardingMemory
 __all__ = ["CompletionIntake"]
 
 
+class _StateLayout(data.StructLayout):
+    """What has come of a read: ``begun``, and ``missing`` bytes are still to come.
+
+    Once the read has ended it is all 0, as the next read of the tag wants it.
+    """
+
+    def __init__(self, sizes: ReadSizes) -> None:
+        super().__init__({"begun": 1, "poisoned": 1, "missing": sizes.slot_bits + 1})
+
+
+class _BeatLayout(data.StructLayout):
+    """A beat that has arrived: the first three are its own, the others its completion's.
+
+    =========== ======================================================================
+    field       meaning
+    =========== ======================================================================
+    ended       no completion, but an end from outside; ``late``: a time-out
+    foreign     a tag that we do not have
+    skip        bytes of the payload before the first that was asked for
+    end_address low bits of the address behind the read's last byte
+    span        bytes from the payload's first to the read's last
+    extent      bytes of the payload up to the last that was asked for
+    rest        what is missing behind the payload
+    covers      nothing is
+    =========== ======================================================================
+    """
+
+    def __init__(self, sizes: ReadSizes) -> None:
+        super().__init__({
+            "data": 8 * sizes.lanes, "first": 1, "last": 1, "ended": 1, "late": 1,
+            "tag": sizes.tag_bits, "foreign": 1, "requester": 8, "byte_count": 13, "skip": 2,
+            "end_address": 7, "span": 14, "extent": 14, "rest": 14, "covers": 1, "bad": 1,
+            "poisoned": 1,
+        })
+
+
 class CompletionIntake(wiring.Component):
     """Check each completion against its read, and pass its bytes on to the store.
 
     A completion belongs to a read if its tag waits, the requester ID is that of the read, the byte
-    count is what is still missing, and the lower address follows from it. (One with a bad status has
-    no data, and only tag and requester are looked at.) Anything else is *unexpected*: dropped and
-    reported.
+    count is what is still missing, and the lower address follows from it. (One with a bad status
+    has no data, and only tag and requester are looked at.) Anything else is *unexpected*: dropped
+    and reported.
 
     A read ends with the last beat of the completion whose byte count is not more than its payload,
     or whose status is bad; or it is *ended* from outside, because it was refused or its
@@ -99,92 +135,82 @@ class CompletionIntake(wiring.Component):
             "bytes": sizes.slot_bits + 1, "end_address": 7, "end_offset": sizes.slot_bits,
             "count": sizes.tag_bits + 1,
         })
-        # `begun`: a completion has come, and `missing` bytes are still to come. Once the read has
-        # ended the word is 0 again, as the next read of the tag wants it.
-        state_shape = data.StructLayout({"begun": 1, "poisoned": 1, "missing": sizes.slot_bits + 1})
         notes: memory.Memory[Any, Any] = memory.Memory(shape=note_shape, depth=sizes.tags, init=[])
         m.submodules.notes = notes
-        m.submodules.states = states = ForwardingMemory(state_shape, sizes.tags)
-        note_write = notes.write_port()
-        note_read = notes.read_port()
+        write = notes.write_port()
+        read = notes.read_port()
         m.d.comb += [
-            note_write.en.eq(self.notes.valid),
-            note_write.addr.eq(self.notes.p.tag),
-            *(note_write.data[name].eq(self.notes.p[name]) for name in note_shape.members),
+            write.en.eq(self.notes.valid),
+            write.addr.eq(self.notes.p.tag),
+            *(write.data[name].eq(self.notes.p[name]) for name in note_shape.members),
         ]
+        m.submodules.states = states = ForwardingMemory(_StateLayout(sizes), sizes.tags)
 
-        # Arrival: what the header alone tells is worked out while note and state are being read.
+        beat: Any = Signal(_BeatLayout(sizes), reset_less=True)
+        valid = Signal()
+        self._arrive(m, beat, valid, read, states)
+        good = self._check(m, beat, valid, read.data, states)
+        self._place(m, beat, valid & good & ~beat.bad & ~beat.ended, valid, read.data)
+        return m
+
+    def _arrive(self, m: Module, beat: Any, valid: Signal, note_read: Any,
+                states: ForwardingMemory) -> None:
+        """Work out what the header alone tells, while the tag's note and state are being read."""
+        sizes = self.sizes
         inside = Signal()  # the rest of a completion is to come
         header = self.rc.p.header
         begins = Signal()
         ends_one = Signal()  # an end from outside has this cycle
-        tag_in = Signal(sizes.tag_bits)
-        skip_in = Signal(2)
-        span_in = Signal(14)
-        payload_in = Signal(14)
+        tag = Signal(sizes.tag_bits)
+        skip = Signal(2)
+        span = Signal(14)
+        payload = Signal(14)
         m.d.comb += [
             begins.eq(self.rc.valid & ~inside),
             ends_one.eq(~self.rc.valid & ~inside & (self.refused.valid | self.late_valid)),
             self.refused.ready.eq(~self.rc.valid & ~inside),
             self.late_taken.eq(ends_one & ~self.refused.valid),
-            tag_in.eq(Mux(self.rc.valid, header.tag,
-                          Mux(self.refused.valid, self.refused.payload, self.late_tag))),
-            skip_in.eq(header.lower_address),
-            span_in.eq(header.byte_count + skip_in),
-            payload_in.eq(header.dwords << 2),
+            tag.eq(Mux(self.rc.valid, header.tag,
+                       Mux(self.refused.valid, self.refused.payload, self.late_tag))),
+            skip.eq(header.lower_address),
+            span.eq(header.byte_count + skip),
+            payload.eq(header.dwords << 2),
+            # What is read is held to the end of the completion.
+            note_read.addr.eq(tag),
+            note_read.en.eq(begins | ends_one),
+            states.read_address.eq(tag),
+            states.read_enable.eq(begins | ends_one),
         ]
-        for port in (note_read.addr, states.read_address):
-            m.d.comb += port.eq(tag_in)
-        # Held to the end of the completion.
-        for port in (note_read.en, states.read_enable):
-            m.d.comb += port.eq(begins | ends_one)
-        with m.If(self.rc.valid):
-            m.d.sync += inside.eq(~self.rc.p.last)
-
-        valid = Signal()
-        first = Signal(reset_less=True)
-        last = Signal(reset_less=True)
-        word = Signal(8 * sizes.lanes, reset_less=True)
-        ended = Signal(reset_less=True)          # no completion, but an end from outside
-        ended_error = Signal(ReadError, reset_less=True)
-        tag = Signal(sizes.tag_bits, reset_less=True)
-        foreign = Signal(reset_less=True)        # a tag that we do not have
-        requester = Signal(8, reset_less=True)
-        byte_count = Signal(13, reset_less=True)
-        skip = Signal(2, reset_less=True)
-        end_address = Signal(7, reset_less=True)
-        span = Signal(14, reset_less=True)       # from the payload's first byte to the read's end
-        extent = Signal(14, reset_less=True)     # bytes of the payload, `skip` included
-        rest = Signal(14, reset_less=True)       # what is missing behind it
-        covers = Signal(reset_less=True)         # it reaches the end of the read
-        bad = Signal(reset_less=True)
-        poisoned = Signal(reset_less=True)
         m.d.sync += [
             valid.eq(self.rc.valid | ends_one),
-            first.eq(~inside),
-            last.eq(self.rc.p.last | ~self.rc.valid),
-            word.eq(self.rc.p.data),
+            beat.data.eq(self.rc.p.data),
+            beat.first.eq(~inside),
+            beat.last.eq(self.rc.p.last | ~self.rc.valid),
         ]
+        with m.If(self.rc.valid):
+            m.d.sync += inside.eq(~self.rc.p.last)
         with m.If(begins | ends_one):
             m.d.sync += [
-                ended.eq(ends_one),
-                ended_error.eq(Mux(self.refused.valid, ReadError.FAILED, ReadError.TIMEOUT)),
-                tag.eq(tag_in),
-                foreign.eq(header.tag[sizes.tag_bits:] != 0),
-                requester.eq(header.requester_id),
-                byte_count.eq(header.byte_count),
-                skip.eq(skip_in),
-                end_address.eq(header.lower_address + header.byte_count),
-                span.eq(span_in),
-                rest.eq(span_in - payload_in),
-                covers.eq(span_in <= payload_in),
-                extent.eq(Mux(span_in <= payload_in, span_in, payload_in)),
-                bad.eq(header.status != CompletionStatus.SUCCESS),
-                poisoned.eq(header.poisoned),
+                beat.ended.eq(ends_one),
+                beat.late.eq(~self.refused.valid),
+                beat.tag.eq(tag),
+                beat.foreign.eq(header.tag[sizes.tag_bits:] != 0),
+                beat.requester.eq(header.requester_id),
+                beat.byte_count.eq(header.byte_count),
+                beat.skip.eq(skip),
+                beat.end_address.eq(header.lower_address + header.byte_count),
+                beat.span.eq(span),
+                beat.rest.eq(span - payload),
+                beat.covers.eq(span <= payload),
+                beat.extent.eq(Mux(span <= payload, span, payload)),
+                beat.bad.eq(header.status != CompletionStatus.SUCCESS),
+                beat.poisoned.eq(header.poisoned),
             ]
 
-        # Check.
-        note: Any = note_read.data
+    def _check(self, m: Module, beat: Any, valid: Signal, note: Any,
+               states: ForwardingMemory) -> Signal:
+        """Compare with the read; end it where it ends. Give whether the beat is to be believed."""
+        sizes = self.sizes
         state: Any = states.read_data
         next_state: Any = states.write_data
         waiting = Signal(sizes.tags)
@@ -198,63 +224,70 @@ class CompletionIntake(wiring.Component):
         finishes = Signal()
         m.d.comb += [
             expected.eq(Mux(state.begun, state.missing, note.bytes)),
-            fits.eq((byte_count == expected) & (end_address == note.end_address)),
-            belongs.eq(waiting.bit_select(tag, 1) & (
-                ended | ~foreign & (requester == note.requester) & (bad | fits))),
-            good.eq(Mux(first, belongs, good_before)),
-            tainted.eq(Mux(first, poisoned | state.poisoned, tainted_before)),
-            finishes.eq(covers | bad | ended),
-            self.done.valid.eq(valid & last & good & finishes),
-            self.done.p.tag.eq(tag),
+            fits.eq((beat.byte_count == expected) & (beat.end_address == note.end_address)),
+            belongs.eq(waiting.bit_select(beat.tag, 1) & (
+                beat.ended
+                | ~beat.foreign & (beat.requester == note.requester) & (beat.bad | fits))),
+            good.eq(Mux(beat.first, belongs, good_before)),
+            tainted.eq(Mux(beat.first, beat.poisoned | state.poisoned, tainted_before)),
+            finishes.eq(beat.covers | beat.bad | beat.ended),
+            self.done.valid.eq(valid & beat.last & good & finishes),
+            self.done.p.tag.eq(beat.tag),
             self.done.p.group.eq(note.group),
             self.done.p.client.eq(note.client),
             self.done.p.count.eq(note.count),
-            self.done.p.error.eq(
-                Mux(ended, ended_error, Mux(bad, ReadError.FAILED,
-                    Mux(tainted, ReadError.POISONED, ReadError.NONE)))),
             self.waiting.eq(waiting),
         ]
+        with m.If(beat.ended & beat.late):
+            m.d.comb += self.done.p.error.eq(ReadError.TIMEOUT)
+        with m.Elif(beat.ended | beat.bad):
+            m.d.comb += self.done.p.error.eq(ReadError.FAILED)
+        with m.Elif(tainted):
+            m.d.comb += self.done.p.error.eq(ReadError.POISONED)
         with m.If(valid):
             m.d.sync += [good_before.eq(good), tainted_before.eq(tainted)]
-        # The state changes with the first beat; nothing can look at it before the last one.
+
+        # The state changes with the first beat; nothing else looks at it before the last one.
         m.d.comb += [
-            states.write_enable.eq(self.clear | valid & first & belongs),
-            states.write_address.eq(Mux(self.clear, self.clear_tag, tag)),
+            states.write_enable.eq(self.clear | valid & beat.first & belongs),
+            states.write_address.eq(Mux(self.clear, self.clear_tag, beat.tag)),
         ]
         with m.If(~self.clear & ~finishes):
             m.d.comb += [
                 next_state.begun.eq(1),
                 next_state.poisoned.eq(tainted),
-                next_state.missing.eq(rest),
+                next_state.missing.eq(beat.rest),
             ]
         # A tag's read departs, ends, and only then departs again: set and reset never meet.
         with m.If(self.done.valid):
-            m.d.sync += waiting.bit_select(tag, 1).eq(0)
+            m.d.sync += waiting.bit_select(beat.tag, 1).eq(0)
         with m.If(self.departed.valid):
             m.d.sync += waiting.bit_select(self.departed.payload, 1).eq(1)
         m.d.sync += [
-            self.unexpected.eq(valid & first & ~belongs & ~ended),
-            self.timed_out.eq(valid & belongs & ended & (ended_error == ReadError.TIMEOUT)),
+            self.unexpected.eq(valid & beat.first & ~belongs & ~beat.ended),
+            self.timed_out.eq(valid & belongs & beat.ended & beat.late),
         ]
+        return good
 
-        # The place of each beat in the slot.
+    def _place(self, m: Module, beat: Any, wanted: Value, valid: Signal, note: Any) -> None:
+        """Work out where in its slot each beat belongs."""
+        sizes = self.sizes
         offset = Signal(sizes.slot_bits)
         offset_next = Signal(sizes.slot_bits, reset_less=True)
-        extent_now = Signal(14)
+        extent = Signal(14)
         extent_next = Signal(14, reset_less=True)
         m.d.comb += [
-            offset.eq(Mux(first, note.end_offset - span, offset_next)),
-            extent_now.eq(Mux(first, extent, extent_next)),
-            self.beats.valid.eq(valid & good & ~bad & ~ended),
-            self.beats.p.data.eq(word),
-            self.beats.p.slot.eq(tag),
+            offset.eq(Mux(beat.first, note.end_offset - beat.span, offset_next)),
+            extent.eq(Mux(beat.first, beat.extent, extent_next)),
+            self.beats.valid.eq(wanted),
+            self.beats.p.data.eq(beat.data),
+            self.beats.p.slot.eq(beat.tag),
             self.beats.p.offset.eq(offset),
-            self.beats.p.skip.eq(Mux(first, skip, 0)),
-            self.beats.p.extent.eq(extent_now),
+            self.beats.p.skip.eq(Mux(beat.first, beat.skip, 0)),
+            self.beats.p.extent.eq(extent),
         ]
         with m.If(valid):
             m.d.sync += [
                 offset_next.eq(offset + sizes.lanes),
-                extent_next.eq(Mux(extent_now >= sizes.lanes, extent_now - sizes.lanes, 0)),
+                extent_next.eq(Mux(extent >= sizes.lanes, extent - sizes.lanes, 0)),
             ]
-        return m

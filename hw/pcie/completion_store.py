@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.pcie.read_layouts import ReadSizes, RowLayout, StoreBeatLayout
-from hw.stream.rotate import lanes_from, rotate_bytes
+from hw.stream.rotate import lanes_from
 
 __all__ = ["CompletionStore"]
 
@@ -56,16 +56,36 @@ class CompletionStore(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        sizes = self.sizes
-        lanes, lane_bits = sizes.lanes, sizes.lane_bits
+        lane_bits = self.sizes.lane_bits
         fine_bits = lane_bits // 2
-        coarse_lanes = 1 << fine_bits
-        address_bits = sizes.tag_bits + sizes.row_bits - 1
 
         # Coarse: the upper bits of the rotation. The enabled lanes go the same way as the bytes.
-        beat: Any = Signal(StoreBeatLayout(sizes), reset_less=True)
+        beat: Any = Signal(StoreBeatLayout(self.sizes), reset_less=True)
         valid = Signal()
         m.d.sync += [beat.eq(self.beats.payload), valid.eq(self.beats.valid)]
+        enable = self._enabled(m, beat, valid)
+        amount = beat.offset[fine_bits:lane_bits]
+        coarse_data = Signal.like(beat.data, reset_less=True)
+        coarse_enable = Signal.like(enable)
+        slot = Signal.like(beat.slot, reset_less=True)
+        offset = Signal.like(beat.offset, reset_less=True)
+        m.d.sync += [
+            coarse_data.eq(_rotate(m, beat.data, amount, 8 << fine_bits)),
+            coarse_enable.eq(_rotate(m, enable, amount, 1 << fine_bits)),
+            slot.eq(beat.slot),
+            offset.eq(beat.offset),
+        ]
+
+        # Fine: the lower bits.
+        amount = offset[:fine_bits]
+        fine_data = Signal.like(coarse_data, reset_less=True)
+        m.d.sync += fine_data.eq(_rotate(m, coarse_data, amount, 8))
+        self._banks(m, fine_data, _rotate(m, coarse_enable, amount, 1), slot, offset)
+        return m
+
+    def _enabled(self, m: Module, beat: Any, valid: Signal) -> Signal:
+        """Give the source lanes that hold bytes that were asked for."""
+        lanes, lane_bits = self.sizes.lanes, self.sizes.lane_bits
         enable = Signal(lanes)
         wanted = Signal(lanes)  # from the first byte that was asked for on
         full = Signal()
@@ -75,48 +95,24 @@ class CompletionStore(wiring.Component):
             enable.eq(Mux(valid, wanted & (full.replicate(lanes)
                                            | ~lanes_from(beat.extent[:lane_bits], lanes)), 0)),
         ]
+        return enable
 
-        def rotate_lanes(flags: Signal, amount: Any, lowest: int) -> Signal:
-            for bit in range(len(amount)):
-                step = lowest << bit
-                turned = Signal(lanes)
-                m.d.comb += turned.eq(
-                    Mux(amount[bit], Cat(flags[-step:], flags[:-step]), flags))
-                flags = turned
-            return flags
-
-        def rotate_groups(word: Signal, amount: Any) -> Signal:
-            for bit in range(len(amount)):
-                step = 8 * coarse_lanes << bit
-                turned = Signal(8 * lanes)
-                m.d.comb += turned.eq(Mux(amount[bit], Cat(word[-step:], word[:-step]), word))
-                word = turned
-            return word
-
-        coarse_data = Signal(8 * lanes, reset_less=True)
-        coarse_enable = Signal(lanes)
-        slot = Signal(sizes.tag_bits, reset_less=True)
-        offset = Signal(sizes.slot_bits, reset_less=True)
-        coarse = beat.offset[fine_bits:lane_bits]
-        m.d.sync += [
-            coarse_data.eq(rotate_groups(beat.data, coarse)),
-            coarse_enable.eq(rotate_lanes(enable, coarse, coarse_lanes)),
-            slot.eq(beat.slot),
-            offset.eq(beat.offset),
-        ]
-
-        # Fine: the lower bits. Lanes below the rotation have come around, to the next row.
-        fine_data = Signal(8 * lanes, reset_less=True)
-        stays = Signal(lanes)
-        turned = rotate_lanes(coarse_enable, offset[:fine_bits], 1)
-        m.d.comb += stays.eq(lanes_from(offset[:lane_bits], lanes))
-        m.d.sync += fine_data.eq(rotate_bytes(m, coarse_data, offset[:fine_bits]))
+    def _banks(self, m: Module, word: Signal, enable: Signal, slot: Signal,
+               offset: Signal) -> None:
+        """Make the memories. ``enable``, ``slot`` and ``offset`` are a cycle ahead of ``word``."""
+        sizes = self.sizes
+        lanes = sizes.lanes
+        address_bits = sizes.tag_bits + sizes.row_bits - 1
         row = Signal(sizes.row_bits)
         next_row = Signal(sizes.row_bits)
-        m.d.comb += [row.eq(offset[lane_bits:]), next_row.eq(row + 1)]
-
-        read_odd = Signal(reset_less=True)
-        m.d.sync += read_odd.eq(self.row.p.row[0])
+        stays = Signal(lanes)  # the other lanes have come around, to the next row
+        m.d.comb += [
+            row.eq(offset[sizes.lane_bits:]),
+            next_row.eq(row + 1),
+            stays.eq(lanes_from(offset[:sizes.lane_bits], lanes)),
+        ]
+        reads_odd = Signal(reset_less=True)
+        m.d.sync += reads_odd.eq(self.row.p.row[0])
         words = []
         for bank, name in enumerate(("even", "odd")):
             rows: memory.Memory[Any, Any] = memory.Memory(
@@ -124,21 +120,30 @@ class CompletionStore(wiring.Component):
             m.submodules[name] = rows
             write = rows.write_port(granularity=8)
             read = rows.read_port()
-            own = Signal(name=f"{name}_holds_row")  # the row itself, not the one after it
+            own = Signal(name=f"{name}_has_row")  # the row itself, not the one after it
             write_enable = Signal(lanes, name=f"{name}_enable")
             write_address = Signal(address_bits, name=f"{name}_address", reset_less=True)
             m.d.comb += own.eq(row[0] == bank)
             m.d.sync += [
-                write_enable.eq(turned & Mux(own, stays, ~stays)),
+                write_enable.eq(enable & Mux(own, stays, ~stays)),
                 write_address.eq(Cat(Mux(own, row, next_row)[1:], slot)),
             ]
             m.d.comb += [
                 write.en.eq(write_enable),
                 write.addr.eq(write_address),
-                write.data.eq(fine_data),
-                # Reading the other bank as well costs nothing, and no path for an enable.
+                write.data.eq(word),
+                # Both banks are read, always: no path for an enable.
                 read.addr.eq(Cat(self.row.p.row[1:], self.row.p.slot)),
             ]
             words.append(read.data)
-        m.d.comb += self.row_data.eq(Mux(read_odd, words[1], words[0]))
-        return m
+        m.d.comb += self.row_data.eq(Mux(reads_odd, words[1], words[0]))
+
+
+def _rotate(m: Module, word: Signal, amount: Value, unit: int) -> Signal:
+    """Move bit k of ``word`` to bit k + ``unit * amount``, around the end, by logic in ``m``."""
+    for bit in range(len(amount)):
+        turned = Signal(len(word))
+        step = unit << bit
+        m.d.comb += turned.eq(Mux(amount[bit], Cat(word[-step:], word[:-step]), word))
+        word = turned
+    return word

@@ -17,8 +17,8 @@ class ReadGroups(wiring.Component):
     """Say when the last piece of a group has ended, in whatever order they end.
 
     How many pieces a group has is known when its last one is cut, which may be after others have
-    ended. So each piece brings a count: 1, but the last of n brings ``1 - n``. All together they are
-    0, and no part of them is: without the last piece there are only ones, with it there is
+    ended. So each piece brings a count: 1, but the last of n brings ``1 - n``. All together they
+    are 0, and no part of them is: without the last piece there are only ones, with it there is
     ``1 - n`` and fewer than n - 1 ones. Hence the sum is 0 (modulo more than n) when all have
     ended and never before; and it is 0 again for the next group.
 

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.pcie.read_layouts import GroupLayout, NoteLayout, ReadSizes, TagLayout
 from hw.pcie.tag_queue import TagQueue
+from hw.stream.memory import ForwardingMemory
 from hw.stream.types import QUEUE_BITS
 
 __all__ = ["ReadOrder"]
@@ -88,26 +89,29 @@ class ReadOrder(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         sizes = self.sizes
-        live = Signal(sizes.tags)
-        head = Signal(sizes.tags)
-        done = Signal(sizes.tags)
-        linked = Signal(sizes.tags)
+        marks: Any = {name: Signal(sizes.tags, name=name)
+                      for name in ("live", "head", "done", "linked")}
         links: memory.Memory[Any, Any] = memory.Memory(
             shape=sizes.tag_bits, depth=sizes.tags, init=[])
         m.submodules.links = links
-        link_write = links.write_port()
+        link = links.write_port()
+        # Where both name one group, the append comes second, and must: see 5 above.
+        self._release(m, marks, links, link)
+        self._append(m, marks, link)
+        return m
+
+    def _release(self, m: Module, marks: dict[str, Any], links: Any, link: Any) -> None:
+        sizes = self.sizes
+        m.submodules.heads = heads = TagQueue(TagLayout(sizes), sizes.tags)
         of_complete = links.read_port()
         of_head = links.read_port()
-
-        # Release.
-        m.submodules.heads = heads = TagQueue(TagLayout(sizes), sizes.tags)
         group = self.complete.p
         successor = heads.o.p
         complete_goes = Signal()
         successor_done = Signal()
         m.d.comb += [
-            complete_goes.eq(self.complete.valid & head.bit_select(group.group, 1)),
-            successor_done.eq(done.bit_select(successor.tag, 1)
+            complete_goes.eq(self.complete.valid & marks["head"].bit_select(group.group, 1)),
+            successor_done.eq(marks["done"].bit_select(successor.tag, 1)
                               | self.complete.valid & (group.group == successor.tag)),
             heads.o.ready.eq(~complete_goes | ~successor_done),
             self.released.valid.eq(complete_goes | heads.o.valid & successor_done),
@@ -116,41 +120,45 @@ class ReadOrder(wiring.Component):
             of_complete.addr.eq(group.group),
             of_head.addr.eq(successor.tag),
         ]
+        with m.If(self.complete.valid):
+            m.d.sync += marks["done"].bit_select(group.group, 1).eq(1)
+        with m.If(heads.o.valid & heads.o.ready):
+            m.d.sync += marks["head"].bit_select(successor.tag, 1).eq(1)
+        with m.If(self.released.valid):
+            m.d.sync += marks["live"].bit_select(self.released.p.tag, 1).eq(0)
+
         gone: Any = Signal(TagLayout(sizes), reset_less=True)
         gone_valid = Signal()
         gone_complete = Signal(reset_less=True)
-        m.d.sync += [
-            gone.eq(self.released.payload),
-            gone_valid.eq(self.released.valid),
-            gone_complete.eq(complete_goes),
-        ]
-
         # A link that was written in the cycle of the release went past the read ports.
         linked_valid = Signal()
         linked_from = Signal(sizes.tag_bits, reset_less=True)
         linked_to = Signal(sizes.tag_bits, reset_less=True)
         m.d.sync += [
-            linked_valid.eq(link_write.en),
-            linked_from.eq(link_write.addr),
-            linked_to.eq(link_write.data),
+            gone.eq(self.released.payload),
+            gone_valid.eq(self.released.valid),
+            gone_complete.eq(complete_goes),
+            linked_valid.eq(link.en),
+            linked_from.eq(link.addr),
+            linked_to.eq(link.data),
         ]
         m.d.comb += [
-            heads.i.valid.eq(gone_valid & linked.bit_select(gone.tag, 1)),
+            heads.i.valid.eq(gone_valid & marks["linked"].bit_select(gone.tag, 1)),
             heads.i.p.client.eq(gone.client),
             heads.i.p.tag.eq(Mux(linked_valid & (linked_from == gone.tag), linked_to,
                                  Mux(gone_complete, of_complete.data, of_head.data))),
         ]
 
-        # Append: the tail, then whose it is, then the decision.
+    def _append(self, m: Module, marks: dict[str, Any], link: Any) -> None:
+        """Look for the tail, then whose it is, then decide: a cycle each."""
+        sizes = self.sizes
         queue_bits = (sizes.queues - 1).bit_length()
         owner_shape = data.StructLayout({"client": sizes.client_bits, "queue": QUEUE_BITS})
-        tails: memory.Memory[Any, Any] = memory.Memory(
-            shape=sizes.tag_bits, depth=1 << (queue_bits + sizes.client_bits), init=[])
+        m.submodules.tails = tails = ForwardingMemory(
+            sizes.tag_bits, 1 << (queue_bits + sizes.client_bits))
         owners: memory.Memory[Any, Any] = memory.Memory(
             shape=owner_shape, depth=sizes.tags, init=[])
-        m.submodules.tails = tails
         m.submodules.owners = owners
-        tail_read, tail_write = tails.read_port(), tails.write_port()
         owner_read, owner_write = owners.read_port(), owners.write_port()
         note = self.notes.p
         appends = Signal()
@@ -165,44 +173,35 @@ class ReadOrder(wiring.Component):
             appends.eq(self.notes.valid & note.first),
             owner.client.eq(note.client),
             owner.queue.eq(note.queue[:queue_bits]),
-            # Read and written at one place in one cycle: what is read is the old word, so appends
-            # to one queue may come in every cycle.
-            tail_read.addr.eq(Cat(note.queue[:queue_bits], note.client)),
-            tail_write.addr.eq(tail_read.addr),
-            tail_write.data.eq(note.tag),
-            tail_write.en.eq(appends),
+            tails.read_enable.eq(1),
+            tails.read_address.eq(Cat(note.queue[:queue_bits], note.client)),
+            # Written a cycle after it was read; an append to the same queue in that cycle sees it.
+            tails.write_enable.eq(new_valid[0]),
+            tails.write_address.eq(Cat(new_owner[0].queue[:queue_bits], new_owner[0].client)),
+            tails.write_data.eq(new[0]),
             owner_write.addr.eq(note.tag),
             owner_write.data.eq(owner),
             owner_write.en.eq(appends),
-            owner_read.addr.eq(tail_read.data),
+            owner_read.addr.eq(tails.read_data),
         ]
         m.d.sync += [
             new[0].eq(note.tag), new_valid[0].eq(appends), new_owner[0].eq(owner),
             new[1].eq(new[0]), new_valid[1].eq(new_valid[0]), new_owner[1].eq(new_owner[0]),
-            tail.eq(tail_read.data),
+            tail.eq(tails.read_data),
         ]
         m.d.comb += [
-            follows.eq(new_valid[1] & live.bit_select(tail, 1)
+            follows.eq(new_valid[1] & marks["live"].bit_select(tail, 1)
                        & (owner_read.data.as_value() == new_owner[1].as_value())),
-            link_write.addr.eq(tail),
-            link_write.data.eq(new[1]),
-            link_write.en.eq(follows),
+            link.addr.eq(tail),
+            link.data.eq(new[1]),
+            link.en.eq(follows),
         ]
-
-        # The marks. Later statements win, and must: see 1 and 3 above.
-        with m.If(self.complete.valid):
-            m.d.sync += done.bit_select(group.group, 1).eq(1)
-        with m.If(heads.o.valid & heads.o.ready):
-            m.d.sync += head.bit_select(successor.tag, 1).eq(1)
-        with m.If(self.released.valid):
-            m.d.sync += live.bit_select(self.released.p.tag, 1).eq(0)
         with m.If(follows):
-            m.d.sync += linked.bit_select(tail, 1).eq(1)
+            m.d.sync += marks["linked"].bit_select(tail, 1).eq(1)
         with m.If(new_valid[1]):
             m.d.sync += [
-                live.bit_select(new[1], 1).eq(1),
-                head.bit_select(new[1], 1).eq(~follows),
-                done.bit_select(new[1], 1).eq(0),
-                linked.bit_select(new[1], 1).eq(0),
+                marks["live"].bit_select(new[1], 1).eq(1),
+                marks["head"].bit_select(new[1], 1).eq(~follows),
+                marks["done"].bit_select(new[1], 1).eq(0),
+                marks["linked"].bit_select(new[1], 1).eq(0),
             ]
-        return m

@@ -20,9 +20,9 @@ class ReadSplitter(wiring.Component):
     piece crosses a 4 KiB boundary.
 
     **Quota.** A piece leaves only while fewer tags than ``quota`` are in use for this client. As
-    the quotas of all clients fit into the tags that exist, a client waits for its own answers alone.
-    A group that needs more tags than the quota could never be answered; its last tag goes
-    to a *void* piece, which stands for all the rest and fails it (`PieceLayout`).
+    the quotas of all clients fit into the tags that exist, a client waits for its own answers
+    alone. A group that needs more tags than the quota could never be answered; its last tag goes to
+    a *void* piece, which stands for all the rest and fails it (`PieceLayout`).
 
     | Latency: 1 cycle. Throughput: 1 piece a cycle; the last tag of the quota takes 2.
     | Storage: 2 segments. No path from ``pieces.ready`` to ``requests.ready``.
@@ -91,15 +91,15 @@ class ReadSplitter(wiring.Component):
         first = Signal(init=1)  # the next piece begins a group
         ordinal = Signal(sizes.tag_bits + 1)
         left = Signal(range(self.quota + 1), init=self.quota)
-        at_limit = Signal()  # one more tag, and the group has them all
+        some_left = Signal(init=1)                # left != 0
+        at_limit = Signal(init=self.quota == 1)   # one more tag, and the group has them all
         fits = Signal()      # at the limit: this piece ends the group
         void = Signal()      # at the limit: it does not, and all the rest becomes one void piece
         leaves = Signal()
         ends_group = Signal()
         m.d.comb += [
-            at_limit.eq(ordinal == self.quota - 1),
             self.pieces.valid.eq(
-                work_valid & (left != 0) & (~at_limit | fits | (void & work.last))),
+                work_valid & some_left & (~at_limit | fits | (void & work.last))),
             leaves.eq(self.pieces.valid & self.pieces.ready),
             ends_group.eq((final | void) & work.last),
         ]
@@ -109,13 +109,14 @@ class ReadSplitter(wiring.Component):
             m.d.sync += [
                 first.eq(ends_group),
                 ordinal.eq(Mux(ends_group, 0, ordinal + 1)),
+                at_limit.eq(Mux(ends_group, self.quota == 1, ordinal == self.quota - 2)),
                 fits.eq(0),
                 void.eq(0),
             ]
         with m.If(leaves & ~self.released):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(left - 1), some_left.eq(left != 1)]
         with m.Elif(self.released & ~leaves):
-            m.d.sync += left.eq(left + 1)
+            m.d.sync += [left.eq(left + 1), some_left.eq(1)]
 
         piece = self.pieces.p
         m.d.comb += [

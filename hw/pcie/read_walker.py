@@ -3,24 +3,13 @@
 from typing import Any
 
 from amaranth import Cat, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.pcie.read_layouts import ReadSizes, StepLayout
+from hw.pcie.read_layouts import GroupLayout, NoteLayout, ReadSizes, StepLayout
 from hw.pcie.types import ReadError
 
-__all__ = ["ReadWalker", "RecordLayout"]
-
-
-class RecordLayout(data.StructLayout):
-    """What the walk over a piece needs; ``context`` and ``error`` count in the first of a group."""
-
-    def __init__(self, sizes: ReadSizes) -> None:
-        super().__init__({
-            "start_lane": sizes.lane_bits, "end_lane": sizes.lane_bits, "rows": sizes.rows_bits,
-            "last": 1, "following": sizes.tag_bits, "context": sizes.context_bits,
-            "error": ReadError,
-        })
+__all__ = ["ReadWalker"]
 
 
 class ReadWalker(wiring.Component):
@@ -32,7 +21,7 @@ class ReadWalker(wiring.Component):
 
     | Latency: 2 cycles from a group to its first step.
     | Throughput: 1 row a cycle, also of pieces of a single row.
-    | Storage: the records of 3 pieces. Paths: ``record`` to ``fetches``.
+    | Storage: a record for each tag, in memory; the records of 3 pieces.
 
     Parameters
     ----------
@@ -43,12 +32,12 @@ class ReadWalker(wiring.Component):
 
     Members
     -------
+    notes : In(stream.Signature(NoteLayout(sizes), always_ready=True))
+        Of any client; others are ignored.
+    complete : In(stream.Signature(GroupLayout(sizes), always_ready=True))
+        No later than the group comes on ``groups``.
     groups : In(stream.Signature(tag_bits))
         Groups to be answered, in this order.
-    fetches : Out(stream.Signature(tag_bits))
-        Pieces to look up.
-    record : In(RecordLayout(sizes))
-        The record of the piece in the cycle after its transfer on ``fetches``.
     steps : Out(stream.Signature(StepLayout(sizes)))
     room : In(1)
         Another beat may be opened. Once set, it stays until a step opens one.
@@ -56,9 +45,9 @@ class ReadWalker(wiring.Component):
         The step transferred in this cycle opens a beat.
     """
 
+    notes: stream.Interface
+    complete: stream.Interface
     groups: stream.Interface
-    fetches: stream.Interface
-    record: Any
     steps: stream.Interface
     room: Signal
     opens: Signal
@@ -66,10 +55,15 @@ class ReadWalker(wiring.Component):
     def __init__(self, sizes: ReadSizes, client: int) -> None:
         self.sizes = sizes
         self.client = client
+        self._piece = data.StructLayout({
+            "tag": sizes.tag_bits, "start_lane": sizes.lane_bits, "end_lane": sizes.lane_bits,
+            "rows": sizes.rows_bits, "last": 1, "context": sizes.contexts[client],
+            "error": ReadError,
+        })
         super().__init__({
+            "notes": In(stream.Signature(NoteLayout(sizes), always_ready=True)),
+            "complete": In(stream.Signature(GroupLayout(sizes), always_ready=True)),
             "groups": In(stream.Signature(sizes.tag_bits)),
-            "fetches": Out(stream.Signature(sizes.tag_bits)),
-            "record": In(RecordLayout(sizes)),
             "steps": Out(stream.Signature(StepLayout(sizes))),
             "room": In(1),
             "opens": Out(1),
@@ -77,63 +71,92 @@ class ReadWalker(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        sizes = self.sizes
-        context_bits = sizes.contexts[self.client]
-        piece_shape = data.StructLayout({
-            "tag": sizes.tag_bits, "start_lane": sizes.lane_bits, "end_lane": sizes.lane_bits,
-            "rows": sizes.rows_bits, "last": 1, "context": context_bits, "error": ReadError,
-        })
+        arrives = Signal()
+        finished = Signal()
+        arriving: Any = Signal(self._piece)
+        self._look_up(m, arrives, arriving, finished)
+        self._step(m, arrives, arriving, finished)
+        return m
 
-        # Look up. Three pieces are held or on their way: one is walked over, one waits, one comes.
+    def _records(self, m: Module, tag: Signal) -> tuple[Any, Any, Any]:
+        """Make the memories of records; give the record, its successor and the group's error."""
+        sizes = self.sizes
+        note = self.notes.p
+        record_shape = data.StructLayout({
+            "start_lane": sizes.lane_bits, "end_lane": sizes.lane_bits, "rows": sizes.rows_bits,
+            "last": 1, "context": sizes.contexts[self.client],
+        })
+        record: Any = Signal(record_shape)
+        m.d.comb += [record[name].eq(note[name]) for name in record_shape.members]
+        own = Signal()
+        m.d.comb += own.eq(self.notes.valid & (note.client == self.client))
+        parts: list[Any] = []
+        for name, shape, enable, address, value in (
+                ("records", record_shape, own, note.tag, record),
+                ("following", sizes.tag_bits, own & ~note.first, note.previous, note.tag),
+                ("errors", ReadError, self.complete.valid, self.complete.p.group,
+                 self.complete.p.error)):
+            mem: memory.Memory[Any, Any] = memory.Memory(shape=shape, depth=sizes.tags, init=[])
+            m.submodules[name] = mem
+            write = mem.write_port()
+            read = mem.read_port()
+            m.d.comb += [write.en.eq(enable), write.addr.eq(address), write.data.eq(value),
+                         read.addr.eq(tag)]
+            parts.append(read.data)
+        return parts[0], parts[1], parts[2]
+
+    def _look_up(self, m: Module, arrives: Signal, arriving: Any, finished: Signal) -> None:
+        """Look pieces up. Three are held or on their way: one walked over, one waiting, one coming.
+
+        ``arrives``: a record has come, ``arriving``. ``finished``: a piece has left.
+        """
+        sizes = self.sizes
+        wanted = Signal(sizes.tag_bits)
+        record, following, group_error = self._records(m, wanted)
         chases = Signal()          # the group goes on, with the piece `chased`
         chased = Signal(sizes.tag_bits)
         chases_on = Signal()       # as much, for the cycles in which no record comes
         chased_on = Signal(sizes.tag_bits, reset_less=True)
-        arrives = Signal()         # the record looked up is here
-        arriving_tag = Signal(sizes.tag_bits, reset_less=True)
-        arriving_first = Signal(reset_less=True)
-        context = Signal(context_bits, reset_less=True)  # of the group looked up last
+        first = Signal(reset_less=True)  # of its group
+        tag = Signal(sizes.tag_bits, reset_less=True)
+        context = Signal(sizes.contexts[self.client], reset_less=True)  # of its group
         error = Signal(ReadError, reset_less=True)
         held = Signal(range(4))
-        fetched = Signal()
-        finished = Signal()
+        fetches = Signal()
         m.d.comb += [
-            chases.eq(Mux(arrives, ~self.record.last, chases_on)),
-            chased.eq(Mux(arrives, self.record.following, chased_on)),
-            self.fetches.valid.eq((chases | self.groups.valid) & (held != 3)),
-            self.fetches.payload.eq(Mux(chases, chased, self.groups.payload)),
-            fetched.eq(self.fetches.valid & self.fetches.ready),
-            self.groups.ready.eq(self.fetches.ready & (held != 3) & ~chases),
+            chases.eq(Mux(arrives, ~record.last, chases_on)),
+            chased.eq(Mux(arrives, following, chased_on)),
+            wanted.eq(Mux(chases, chased, self.groups.payload)),
+            fetches.eq((chases | self.groups.valid) & (held != 3)),
+            self.groups.ready.eq(~chases & (held != 3)),
+            arriving.tag.eq(tag),
+            arriving.start_lane.eq(record.start_lane),
+            arriving.end_lane.eq(record.end_lane),
+            arriving.rows.eq(record.rows),
+            arriving.last.eq(record.last),
+            arriving.context.eq(Mux(first, record.context, context)),
+            arriving.error.eq(Mux(first, group_error, error)),
         ]
         m.d.sync += [
-            arrives.eq(fetched),
-            arriving_tag.eq(self.fetches.payload),
-            arriving_first.eq(~chases),
-            chases_on.eq(chases & ~fetched),
+            arrives.eq(fetches),
+            tag.eq(wanted),
+            first.eq(~chases),
+            chases_on.eq(chases & ~fetches),
             chased_on.eq(chased),
-        ]
-        with m.If(fetched & ~finished):
-            m.d.sync += held.eq(held + 1)
-        with m.Elif(finished & ~fetched):
-            m.d.sync += held.eq(held - 1)
-        arriving: Any = Signal(piece_shape)
-        m.d.comb += [
-            arriving.tag.eq(arriving_tag),
-            arriving.start_lane.eq(self.record.start_lane),
-            arriving.end_lane.eq(self.record.end_lane),
-            arriving.rows.eq(self.record.rows),
-            arriving.last.eq(self.record.last),
-            arriving.context.eq(Mux(arriving_first, self.record.context, context)),
-            arriving.error.eq(Mux(arriving_first, self.record.error, error)),
         ]
         with m.If(arrives):
             m.d.sync += [context.eq(arriving.context), error.eq(arriving.error)]
+        with m.If(fetches & ~finished):
+            m.d.sync += held.eq(held + 1)
+        with m.Elif(finished & ~fetches):
+            m.d.sync += held.eq(held - 1)
 
-        # Step.
-        ahead: list[Any] = [Signal(piece_shape, name=f"ahead_{k}", reset_less=True)
+    def _step(self, m: Module, arrives: Signal, arriving: Any, finished: Signal) -> None:
+        sizes = self.sizes
+        ahead: list[Any] = [Signal(self._piece, name=f"ahead_{k}", reset_less=True)
                             for k in range(2)]
         ahead_valid = Signal(2)  # the lower first
-        piece: Any = Signal(piece_shape, reset_less=True)  # `rows` counts down
+        piece: Any = Signal(self._piece, reset_less=True)  # `rows` counts down
         piece_valid = Signal()
         row = Signal(sizes.row_bits, reset_less=True)
         begun = Signal(reset_less=True)  # its first row was read
@@ -146,6 +169,7 @@ class ReadWalker(wiring.Component):
             self.steps.valid.eq(piece_valid & (is_open | self.room)),
             taken.eq(self.steps.valid & self.steps.ready),
             final.eq(piece.rows == 0),
+            finished.eq(taken & final),
             step.slot.eq(piece.tag),
             step.row.eq(row),
             step.start.eq(Mux(begun, 0, piece.start_lane)),
@@ -167,22 +191,18 @@ class ReadWalker(wiring.Component):
             ]
             with m.If(step.closes):
                 m.d.sync += opened.eq(~step.last)
-        m.d.comb += finished.eq(taken & final)
         with m.If(~piece_valid | finished):
             m.d.sync += [
                 piece_valid.eq(ahead_valid[0] | arrives),
                 piece.eq(Mux(ahead_valid[0], ahead[0], arriving)),
                 row.eq(0),
                 begun.eq(0),
+                # With both places taken no record arrives.
                 ahead[0].eq(Mux(ahead_valid[1], ahead[1], arriving)),
                 ahead_valid.eq(Cat(ahead_valid[1] | ahead_valid[0] & arrives, 0)),
-                ahead[1].eq(arriving),
             ]
-            with m.If(ahead_valid[1]):
-                m.d.sync += ahead_valid.eq(Cat(1, arrives))
         with m.Elif(arrives):
             with m.If(ahead_valid[0]):
                 m.d.sync += [ahead[1].eq(arriving), ahead_valid[1].eq(1)]
             with m.Else():
                 m.d.sync += [ahead[0].eq(arriving), ahead_valid[0].eq(1)]
-        return m
