@@ -17,9 +17,13 @@ from sim import toolchain
 
 __all__ = ["own_ports_unflipped", "verilator_lint"]
 
-# What Yosys's Verilog always has. The rest is fatal, and above all UNOPTFLAT (a combinational
-# loop), LATCH and MULTIDRIVEN: those are faults of ours.
-_QUIET = ["DECLFILENAME", "UNUSEDSIGNAL", "UNUSEDPARAM", "WIDTHEXPAND", "WIDTHTRUNC", "PROCASSINIT"]
+# What Yosys's Verilog always has: VARHIDDEN is a signal named as an instance in the module above,
+# CASEINCOMPLETE a Switch without a default, which in Amaranth keeps what was assigned before,
+# UNSIGNED a bound that is zero in this preset. The
+# rest is fatal, and above all UNOPTFLAT (a combinational loop), LATCH and MULTIDRIVEN: those are
+# faults of ours.
+_QUIET = ["DECLFILENAME", "UNUSEDSIGNAL", "UNUSEDPARAM", "WIDTHEXPAND", "WIDTHTRUNC", "PROCASSINIT",
+          "VARHIDDEN", "CASEINCOMPLETE", "UNSIGNED"]
 
 
 def own_ports_unflipped(source: str, name: str) -> list[str]:
