@@ -62,8 +62,8 @@ class Lifecycle(wiring.Component):
     reported before the stop that it falls into, if its engine keeps its obligation until the
     fault is taken.
 
-    | Latency: 5 cycles from a start to its ``go``; a stop takes about 30 cycles a queue, and what
-      work in flight and the engines take. A fault or a start is served every 5 to 7 cycles.
+    | Latency: 3 cycles from a start to its ``go``; a stop takes about 30 cycles a queue, and what
+      work in flight and the engines take. A fault or a start is served every 3 to 5 cycles.
     | Storage: a place for each function in the queue of stops, so that no request has to wait.
 
     Parameters
@@ -135,19 +135,16 @@ class Lifecycle(wiring.Component):
         m.submodules.stops = stops = StreamQueue(_StopLayout(), max(2, self.functions))
         connect_streams(m, flipped(self.running), running.o)
         connect_streams(m, flipped(self.reports), reports.o)
-        written = Signal(3)  # what that process asked for is being written
-        m.d.comb += written.eq(Cat(
-            running.o.valid & running.o.ready & (running.source == k) for k in range(3)))
+        written = Signal()  # what the stop asked for is being written
+        m.d.comb += written.eq(running.o.valid & running.o.ready & (running.source == _STOP))
 
         fault_busy = Signal()
-        self._start(m, stops, running.i[_START], written[_START])
-        self._fault(m, running.i[_FAULT], written[_FAULT], reports.i[0], fault_busy)
-        self._stop(m, stops, running.i[_STOP], written[_STOP], reports.i[1],
-                   fault_busy=fault_busy)
+        self._start(m, stops, running.i[_START])
+        self._fault(m, running.i[_FAULT], reports.i[0], fault_busy)
+        self._stop(m, stops, running.i[_STOP], written, reports.i[1], fault_busy=fault_busy)
         return m
 
-    def _start(self, m: Module, stops: StreamQueue, running: stream.Interface,
-               written: Value) -> None:
+    def _start(self, m: Module, stops: StreamQueue, running: stream.Interface) -> None:
         """Serve requests: a start at once, a stop by putting it in the queue of stops."""
         request = self.requests.p
         queue = Signal(QUEUE_BITS)
@@ -174,10 +171,7 @@ class Lifecycle(wiring.Component):
             with m.State("RUN"):
                 m.d.comb += running.valid.eq(1)
                 with m.If(running.ready):
-                    m.next = "WRITTEN"
-            with m.State("WRITTEN"):
-                with m.If(written):
-                    m.next = "GO"
+                    m.next = "GO"  # written in the next cycle: whoever takes `go` sees it
             with m.State("GO"):
                 m.d.comb += [
                     self.receive_go.valid.eq(~queue[0]),
@@ -186,8 +180,8 @@ class Lifecycle(wiring.Component):
                 with m.If(Mux(queue[0], self.transmit_go.ready, self.receive_go.ready)):
                     m.next = "IDLE"
 
-    def _fault(self, m: Module, running: stream.Interface, written: Value,
-               report: stream.Interface, fault_busy: Signal) -> None:
+    def _fault(self, m: Module, running: stream.Interface, report: stream.Interface,
+               fault_busy: Signal) -> None:
         """Stop the queue of a fault; tell the log and the registers."""
         fault: Any = Signal(FaultLayout(), reset_less=True)
         function = Signal(FUNCTION_BITS)
@@ -215,9 +209,6 @@ class Lifecycle(wiring.Component):
             with m.State("CLOSE"):
                 m.d.comb += running.valid.eq(1)
                 with m.If(running.ready):
-                    m.next = "WRITTEN"
-            with m.State("WRITTEN"):
-                with m.If(written):
                     m.d.sync += [logs.eq(1), tells.eq(1)]
                     m.next = "TELL"
             with m.State("TELL"):

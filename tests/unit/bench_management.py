@@ -1,0 +1,246 @@
+"""cocotb side of test_management.py: every register by its row, every counter by its events."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from typing import Any
+
+import cocotb
+from cocotb.triggers import RisingEdge
+
+from hw.pcie.types import MmioAnswer, MmioRequest
+from hw.vf.counters import CounterEvent
+from hw.vf.regs import COUNTER_BANKS, REGISTERS, counter, register
+from hw.virtio.types import FaultRecordLayout
+from tb.stream import Fields, StreamSink, StreamSource, cycles, pace, reset
+
+FUNCTIONS = int(os.environ["RINGLET_FUNCTIONS"])
+RECORDS = int(os.environ["RINGLET_RECORDS"])
+CONSTANTS: dict[str, int] = json.loads(os.environ["RINGLET_CONSTANTS"])
+SOURCES = [bank for bank in COUNTER_BANKS if bank.name != "faults"]
+
+
+class Bench:
+    """The PF's driver on one side, all that is counted on the other."""
+
+    def __init__(self, dut: Any, *, stalls: bool = False) -> None:
+        self.dut = dut
+        self.edge = RisingEdge(dut.clk)
+        self.mmio = StreamSource(dut, "mmio", MmioRequest(), pace(stalls, 1))
+        self.answers = StreamSink(dut, "answers", MmioAnswer(), pace(stalls, 2))
+        self.log = StreamSource(dut, "log", FaultRecordLayout(), pace(False, 3))
+        self.fields = Fields(CounterEvent())
+        self.valids = {}
+        self.payloads = {}
+        for bank in SOURCES:
+            self.valids[bank.name] = getattr(dut, f"events__{bank.name}__valid")
+            self.payloads[bank.name] = getattr(dut, f"events__{bank.name}__payload")
+            self.valids[bank.name].value = 0
+        dut.link_up.value = 0
+        self.totals: dict[tuple[int, int, int], list[int]] = {}
+
+    async def start(self) -> None:
+        await reset(self.dut)
+
+    def post(self, offset: int, value: int, enable: int = 15) -> None:
+        self.mmio.send({"function": 0, "bar": 0, "offset": offset, "write": 1, "enable": enable,
+                        "data": value})
+
+    async def read(self, offset: int) -> int:
+        self.mmio.send({"function": 0, "bar": 0, "offset": offset, "write": 0, "enable": 15,
+                        "data": 0})
+        return int((await self.answers.get())["data"])
+
+    async def get(self, name: str) -> int:
+        return await self.read(register(name).offset)
+
+    def count(self, bank: str, function: int, row: int, size: int) -> None:
+        """Let an event happen in this cycle; at most one of a bank."""
+        self.valids[bank].value = 1
+        self.payloads[bank].value = self.fields.pack(
+            {"function": function, "row": row, "bytes": size})
+        number = next(n for n, each in enumerate(COUNTER_BANKS) if each.name == bank)
+        total = self.totals.setdefault((number, row, function), [0, 0])
+        total[0] += 1
+        total[1] += size
+
+    def quiet(self) -> None:
+        """Let nothing happen from this cycle on."""
+        for valid in self.valids.values():
+            valid.value = 0
+
+    async def counted(self, bank: int, row: int, function: int) -> list[int]:
+        """Read a counter: events, bytes."""
+        self.post(register("counter_select").offset, bank << 16 | row << 8 | function)
+        words = [await self.get(f"counter_{what}_{half}")
+                 for what in ("events", "bytes") for half in ("low", "high")]
+        return [words[0] | words[1] << 32, words[2] | words[3] << 32]
+
+
+def fixed(row: str, field: str, reset: int | None) -> int | None:
+    return CONSTANTS.get(f"{row}.{field}", reset)
+
+
+@cocotb.test
+async def every_row(dut: Any) -> None:
+    """Reset values, what can be written and what cannot, bytes alone, and nothing between."""
+    bench = Bench(dut, stalls=True)
+    await bench.start()
+    rows = {row.offset: row for row in REGISTERS}
+    for offset in range(0, 0x100, 4):
+        value = await bench.read(offset)
+        named = 0
+        for field in rows[offset].fields if offset in rows else ():
+            named |= field.mask
+            want = fixed(rows[offset].name, field.name, field.reset)
+            if want is not None:
+                assert value >> field.low & (1 << field.bits) - 1 == want, (hex(offset), field)
+        assert value & ~named == 0, hex(offset)
+    for offset in (0x100, 0x400, 0x1000, 0xFFFC):
+        bench.post(offset, 0xFFFF_FFFF)
+        assert await bench.read(offset) == 0
+    rng = random.Random(cocotb.RANDOM_SEED)
+    for row in REGISTERS:
+        writable = sum(field.mask for field in row.fields if field.access == "RW")
+        still = row.name not in ("cycles_low", "cycles_high")
+        before = await bench.read(row.offset)
+        for enable in (15, 1, 2, 4, 8, 0, 6):
+            data = rng.getrandbits(32)
+            bench.post(row.offset, data & ~int(row.name == "fault_next"), enable)
+            mask = sum(0xFF << 8 * n for n in range(4) if enable >> n & 1) & writable
+            before = before & ~mask | data & mask
+            assert not still or await bench.read(row.offset) == before, row.name
+
+
+@cocotb.test
+async def live_values(dut: Any) -> None:
+    """The link; and a clock of 64 bits that is read in halves."""
+    bench = Bench(dut)
+    await bench.start()
+    for state in (1, 0, 1):
+        dut.link_up.value = state
+        await cycles(dut, 2)
+        assert await bench.get("status") == state
+    first = await bench.get("cycles_low")
+    await cycles(dut, 100)
+    second = await bench.get("cycles_low")
+    assert 100 < second - first < 130
+    assert await bench.get("cycles_high") == 0
+
+
+@cocotb.test
+async def fault_log(dut: Any) -> None:
+    """The oldest records stay, in order; those that find no room are counted, and all are."""
+    bench = Bench(dut)
+    await bench.start()
+    rng = random.Random(cocotb.RANDOM_SEED)
+    records = [{"function": rng.randrange(FUNCTIONS), "queue": rng.getrandbits(13),
+                "reason": rng.randrange(1, 12), "address": rng.getrandbits(64)}
+               for _ in range(RECORDS + 5)]
+    for record in records:
+        bench.log.send(record)
+    await bench.log.drain()
+    await cycles(dut, 4)
+    assert await bench.get("fault_log") == RECORDS
+    assert await bench.get("fault_lost") == 5
+    bench.post(register("fault_next").offset, 0)         # zero does nothing
+    bench.post(register("fault_next").offset, 1, 0b1110)  # nor does a byte that is not written
+    for left, record in zip(range(RECORDS, 0, -1), records, strict=False):
+        assert await bench.get("fault_log") == left
+        who = await bench.get("fault_who")
+        assert who == record["function"] | record["reason"] << 8 | record["queue"] << 16
+        assert await bench.get("fault_address_low") == record["address"] & 0xFFFF_FFFF
+        assert await bench.get("fault_address_high") == record["address"] >> 32
+        bench.post(register("fault_next").offset, 1)
+    assert await bench.get("fault_log") == 0
+    bench.post(register("fault_next").offset, 1)
+    assert await bench.get("fault_log") == 0
+    bench.log.send(records[-1])
+    await bench.log.drain()
+    assert await bench.get("fault_log") == 1
+    bank, row = counter("faults", "faults")
+    for function in range(FUNCTIONS):
+        mine = sum(record["function"] == function for record in [*records, records[-1]])
+        assert await bench.counted(bank, row, function) == [mine, 0]
+
+
+async def _flood(bench: Bench, rng: random.Random, clocks: int, density: float) -> None:
+    """Let things happen in all banks at once, with a liking for few counters."""
+    for _ in range(clocks):
+        bench.quiet()
+        for bank in SOURCES:
+            if rng.random() < density:
+                functions = FUNCTIONS if bank.of == "function" else 1
+                function = rng.choice([0, functions - 1, rng.randrange(functions)])
+                bench.count(bank.name, function, rng.randrange(len(bank.counters)),
+                            rng.choice([0, 60, 1514, 0x1_FFFF]))
+        await bench.edge
+    bench.quiet()
+    await cycles(bench.dut, 3)
+
+
+async def _check(bench: Bench) -> None:
+    for number, bank in enumerate(COUNTER_BANKS):
+        for row in range(len(bank.counters)):
+            for function in range(FUNCTIONS if bank.of == "function" else 1):
+                want = bench.totals.get((number, row, function), [0, 0])
+                assert await bench.counted(number, row, function) == want, (bank, row, function)
+
+
+@cocotb.test
+@cocotb.parametrize(density=[0.4, 1.0])
+async def no_event_is_lost(dut: Any, density: float) -> None:
+    """An event a cycle in every bank, while the counters are read; then all add up."""
+    bench = Bench(dut)
+    await bench.start()
+    rng = random.Random(cocotb.RANDOM_SEED)
+    flood = cocotb.start_soon(_flood(bench, rng, 400, density))
+    before = 0
+    while not flood.done():
+        events, _ = await bench.counted(0, 0, 0)
+        assert before <= events <= bench.totals[0, 0, 0][0]
+        before = events
+    await _check(bench)
+    # What does not exist has counted nothing, and a read of it harms nobody.
+    for bank, row, function in ((len(COUNTER_BANKS), 0, 0), (255, 15, 0), (0, 1, 0), (1, 4, 0),
+                                (0, 0, 1), (3, 0, FUNCTIONS & 0xFF)):
+        assert await bench.counted(bank, row, function) == [0, 0]
+
+
+@cocotb.test(skip=FUNCTIONS == 1)  # 33 thousand cycles: once will do
+async def high_halves(dut: Any) -> None:
+    """Bytes carry into the high half."""
+    bench = Bench(dut)
+    await bench.start()
+    need = (1 << 32) // 0x1_FFFF + 2
+    bench.count("wire_sent", 0, 0, 0x1_FFFF)
+    for _ in range(need):
+        await bench.edge
+    bench.quiet()
+    await cycles(dut, 4)
+    bank, row = counter("wire_sent", "frames")
+    events, size = await bench.counted(bank, row, 0)
+    assert size == events * 0x1_FFFF
+    assert size >> 32 == 1
+
+
+@cocotb.test
+async def reset_of_the_card(dut: Any) -> None:
+    """A reset clears all; what happens right behind it counts, whatever the memory held."""
+    bench = Bench(dut)
+    await bench.start()
+    rng = random.Random(cocotb.RANDOM_SEED)
+    for round_ in range(6):
+        await _flood(bench, rng, 40, 0.7)
+        dut.rst.value = 1
+        await cycles(dut, 1 + round_ % 2)
+        dut.rst.value = 0
+        bench.totals.clear()
+        await _flood(bench, rng, [0, 1, 2, 30, 0, 60][round_], 0.9)
+        await _check(bench)
+        await cycles(dut, 16 * FUNCTIONS)
+        await _check(bench)
+    assert await bench.get("fault_log") == 0
+    assert await bench.get("counter_select") & 0xF != 0xF
