@@ -78,9 +78,10 @@ class KickSuppression(wiring.Component):
             self.data.p.data.eq(first.silent),
             self.data.p.empty.eq(sizes.lanes - _FLAG_BYTES),
             self.data.p.last.eq(1),
-            self.done.valid.eq(in_order),
+            # A write may stand in the order of writes before its data have been taken.
+            self.done.valid.eq(in_order & data_sent),
             self.done.payload.eq(first),
-            waiting.o.ready.eq(in_order & self.done.ready),
+            waiting.o.ready.eq(self.done.valid & self.done.ready),
         ]
         with m.If(self.segments.valid & self.segments.ready):
             m.d.sync += segment_sent.eq(1)
@@ -88,6 +89,6 @@ class KickSuppression(wiring.Component):
             m.d.sync += data_sent.eq(1)
         with m.If(self.accepted):
             m.d.sync += in_order.eq(1)
-        with m.If(in_order & self.done.ready):
+        with m.If(self.done.valid & self.done.ready):
             m.d.sync += [segment_sent.eq(0), data_sent.eq(0), in_order.eq(0)]
         return m
