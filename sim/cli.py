@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from hw.config import NicConfig
 from hw.verilog import parse_overrides, write_card
 from sim import toolchain
 
-__all__ = ["DemoOptions", "app", "main"]
+__all__ = ["app", "main"]
 
 PRESETS = ", ".join(NicConfig.PRESETS)
 
@@ -40,17 +39,6 @@ _Set = Annotated[list[str] | None, typer.Option(
     help="Override a field of the preset, such as queue_pairs=4. May be given again.")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoOptions:
-    """What a run of the demonstration is asked for."""
-
-    config: NicConfig
-    preset: str
-    seed: int
-    waves: bool
-    folder: Path
-
-
 def _overrides(vfs: str | None, pairs: Sequence[str] | None) -> dict[str, int]:
     return parse_overrides([*([f"vfs={vfs}"] if vfs is not None else []), *(pairs or [])])
 
@@ -72,22 +60,35 @@ def _root(_version: Annotated[bool, typer.Option(
 def sim(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
         seed: Annotated[str, typer.Option(
             metavar="N", help="Seed of everything random: the same seed, the same run.")] = "1",
+        transmit: Annotated[Path | None, typer.Option(
+            metavar="PCAP", help="Frames for the driver to send; without it, what a Linux host "
+                                 "once sent (tests/data/linux-out.pcap).")] = None,
+        receive: Annotated[Path | None, typer.Option(
+            metavar="PCAP", help="Frames to come in from the wire; without it, what that host "
+                                 "received (tests/data/linux-in.pcap).")] = None,
         waves: Annotated[bool, typer.Option(
-            "--waves", help="Leave a wave file beside the report.")] = False,
+            "--waves", help="Leave a wave file beside the simulation's log.")] = False,
         folder: Annotated[Path, typer.Option(
             metavar="FOLDER", help="Where report and packets go.")] = Path("build/sim"),
         ) -> int:
     """Run the demonstration: a driver brings the card up and sends and receives packets.
 
-    Leaves report.json, report.html and wire.pcap in the folder.
+    Leaves report.json, report.html and wire.pcap in the folder. Ends with 1 if a frame was lost
+    or changed.
     """
     config = NicConfig.preset(preset, **_overrides(vfs, pairs))
     if not seed.isdecimal():
         raise ValueError(f"--seed must be a whole number, not {seed!r}")
-    from sim.demo import run_demo  # noqa: PLC0415  # what one command needs, another need not load
+    from sim.demo import (  # noqa: PLC0415  # what one command needs, another need not load
+        DEFAULT_RECEIVE,
+        DEFAULT_TRANSMIT,
+        DemoOptions,
+        run_demo,
+    )
 
-    return run_demo(DemoOptions(config=config, preset=preset, seed=int(seed), waves=waves,
-                                folder=folder))
+    return run_demo(DemoOptions(
+        config=config, preset=preset, seed=int(seed), waves=waves, folder=folder,
+        transmit=transmit or DEFAULT_TRANSMIT, receive=receive or DEFAULT_RECEIVE))
 
 
 @app.command()

@@ -27,7 +27,7 @@ from hw.verilog import FORM, design_hash, to_rtlil, to_verilog, write_if_changed
 from sim import toolchain
 from sim.card import Design
 
-__all__ = ["SIMULATORS", "CocotbFailure", "missing", "run_cocotb"]
+__all__ = ["SIMULATORS", "CocotbFailure", "build_simulator", "missing", "run_cocotb"]
 
 SIMULATORS = ("icarus", "verilator")
 
@@ -128,7 +128,7 @@ def seed_of_the_day() -> int:
     return int(given)
 
 
-def _build(dut: wiring.Component | Design, name: str, simulator: str, *, waves: bool,
+def build_simulator(dut: wiring.Component | Design, name: str, simulator: str, *, waves: bool,
            flags: Sequence[str]) -> Path:
     """Build the simulator of ``dut`` unless an equal one is there; give its folder."""
     options: dict[str, Any] = {"waves": waves, "timescale": "1ns/1ps"}
@@ -221,7 +221,7 @@ def run_cocotb(dut: wiring.Component | Design, name: str, bench: str, *, simulat
     waves = waves or os.environ.get("WAVES", "0") not in ("", "0")
     seed = seed_of_the_day() if seed is None else seed
     variables = {f"RINGLET_{key.upper()}": str(value) for key, value in (parameters or {}).items()}
-    build = _build(dut, name, simulator, waves=waves, flags=flags)
+    build = build_simulator(dut, name, simulator, waves=waves, flags=flags)
     key = hashlib.sha256(json.dumps([bench, testcase, seed, variables]).encode()).hexdigest()[:8]
     folder = build / f"run-{bench.rpartition('.')[2]}-{key}"
     folder.mkdir(exist_ok=True)

@@ -78,9 +78,10 @@ class TlpRecord:
     kind: str
     """Kind of a request, status of a completion."""
     address: int
-    """Of a completion: where its data lie. -1 when nobody knows."""
+    """First byte that is written or asked for. Of a completion: where its data lie; -1 when nobody
+    knows."""
     size: int
-    """Bytes of data carried, or asked for; whole dwords."""
+    """Bytes that are written or asked for; of completions and of the host's requests, in whole dwords."""
     tag: int
     requester_id: int
     data: bytes
@@ -180,7 +181,7 @@ class RootComplex:
         first = self.now if first_cycle is None else first_cycle
         for text in request_faults(request, function, first):
             self.violate(f"rq {request.kind.name}: {text}")
-        self._record("rq", request.kind.name, request.address, 4 * request.dwords, request)
+        self._record("rq", request.kind.name, *request.span, request)
         if request.kind == RequestKind.MEM_WRITE:
             self._write(request)
         elif not request.posted:

@@ -114,6 +114,15 @@ class Wire:
         self._queue.append((bytes(frame), error, self.ticker.cycle + 1))
 
     @property
+    def rx_waiting(self) -> int:
+        """Frames that were queued for the card and have not begun."""
+        return len(self._queue)
+
+    def forget(self) -> None:
+        """Give up the frames that have not begun."""
+        self._queue.clear()
+
+    @property
     def rx_idle(self) -> bool:
         """Everything that was to be received has been."""
         return not self._queue and self._now is None and not self._rx_driving

@@ -1,0 +1,36 @@
+"""Frames from capture files, with a clear word where a file is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dpkt
+
+__all__ = ["PcapError", "read_frames"]
+
+_ETHERNET = 1  # LINKTYPE_ETHERNET
+
+
+class PcapError(ValueError):
+    """A capture that cannot be used: the message names the file and what is wrong."""
+
+
+def read_frames(path: Path) -> list[bytes]:
+    """Read the frames of a pcap or pcapng file of Ethernet; `PcapError` says what is wrong."""
+    try:
+        with path.open("rb") as file:
+            reader = dpkt.pcap.UniversalReader(file)
+            if reader.datalink() != _ETHERNET:
+                raise PcapError(f"{path}: link type {reader.datalink()}, must be Ethernet (1)")
+            frames = [bytes(frame) for _time, frame in reader]
+    except FileNotFoundError:
+        raise PcapError(f"{path}: no such file; must be a pcap or pcapng file") from None
+    except OSError as error:
+        raise PcapError(f"{path}: {error.strerror}; must be a pcap or pcapng file") from None
+    except PcapError:
+        raise
+    except (ValueError, dpkt.UnpackError) as error:
+        raise PcapError(f"{path}: broken ({error}); must be a pcap or pcapng file") from None
+    if not frames:
+        raise PcapError(f"{path}: holds no frames; must hold at least one")
+    return frames

@@ -1,0 +1,73 @@
+"""The way of a packet through the card, told from the TLPs and frames that were seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from tb.root_complex import TlpRecord
+from tb.wire import WireFrame
+
+if TYPE_CHECKING:
+    from sim.bring_up import Card
+
+__all__ = ["Step", "annotate"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One arrow of the ladder: between the host and the card, or the card and the wire."""
+
+    cycle: int
+    source: str
+    target: str
+    name: str
+    detail: str
+
+    def row(self) -> dict[str, Any]:
+        """Give it as JSON has it."""
+        return asdict(self)
+
+
+def _of_write(region_name: str, offset: int) -> str:
+    if region_name.endswith("used ring"):
+        return {0: "kick suppression", 2: "used index"}.get(offset, "used entry")
+    return "frame" if "buffer" in region_name else region_name
+
+
+def _of_read(region_name: str, offset: int, size: int) -> str:
+    if region_name.endswith("available ring"):
+        return "available index" if offset == 0 and size <= 4 else "available ring"
+    if region_name.endswith("descriptors"):
+        return "descriptor"
+    return "frame" if "buffer" in region_name else region_name
+
+
+def annotate(card: Card, log: Iterable[TlpRecord], frames: Iterable[WireFrame]) -> list[Step]:
+    """Name each TLP by what lies at its address, and sort all by cycle."""
+    steps = []
+    asked: dict[int, str] = {}
+    memory = card.host.root.memory
+    for record in log:
+        region = memory.find(record.address) if record.address >= 0 else None
+        size = f"{record.size} B"
+        if record.channel == "cq":
+            name = "doorbell" if record.kind == "MEM_WRITE" else record.kind.lower()
+            steps.append(Step(record.cycle, "host", "card", name, size))
+        elif record.channel == "rq" and record.kind == "MEM_READ":
+            name = _of_read(region.name, record.address - region.address, record.size) \
+                if region else "frame"  # its buffer has been given back since
+            asked[record.tag] = name
+            steps.append(Step(record.cycle, "card", "host", f"read {name}", size))
+        elif record.channel == "rc":
+            steps.append(Step(record.cycle, "host", "card", asked.get(record.tag, "data"), size))
+        elif record.channel == "rq":
+            name = _of_write(region.name, record.address - region.address) \
+                if region else "interrupt" if record.size == 4 else "frame"
+            steps.append(Step(record.cycle, "card", "host", name, size))
+    for frame in frames:
+        out = frame.direction == "tx"
+        steps.append(Step(frame.first_cycle, "card" if out else "wire", "wire" if out else "card",
+                          "frame on the wire", f"{len(frame.data)} B"))
+    return sorted(steps, key=lambda step: step.cycle)
