@@ -86,7 +86,12 @@ class EntryFifo(wiring.Component):
         full = Signal()
         m.d.comb += full.eq(written == (taken ^ self.rows))
 
-        so_far = Signal(LENGTH_BITS)  # bytes of this frame before this beat; held when it is bad
+        # Of this frame before this beat: bytes, those that may still come, those that must. With
+        # sums of their own the limits need no sum of this cycle.
+        so_far = Signal(LENGTH_BITS)
+        left = Signal(LENGTH_BITS, init=self.max_frame_bytes)
+        missing = Signal(range(_MIN_FRAME_BYTES + 1), init=_MIN_FRAME_BYTES)
+        count = Signal(range(lanes + 1))
         bytes_now = Signal(LENGTH_BITS)
         bad = Signal()                # the frame is lost already
         reason = Signal(EntryDrop)
@@ -94,18 +99,19 @@ class EntryFifo(wiring.Component):
         reason_now = Signal(EntryDrop)
         ends = Signal()
         m.d.comb += [
-            bytes_now.eq(so_far + lanes - beat.empty),
+            count.eq(lanes - beat.empty),
+            bytes_now.eq(so_far + count),
             ends.eq(self.wire.valid & beat.last),
         ]
         with m.If(bad):
             m.d.comb += [bad_now.eq(1), reason_now.eq(reason)]
         with m.Elif(full):
             m.d.comb += [bad_now.eq(1), reason_now.eq(EntryDrop.FULL)]
-        with m.Elif(bytes_now > self.max_frame_bytes):
+        with m.Elif((left < lanes) & (count > left[:len(count)])):
             m.d.comb += [bad_now.eq(1), reason_now.eq(EntryDrop.LONG)]
         with m.Elif(beat.last & beat.error):
             m.d.comb += [bad_now.eq(1), reason_now.eq(EntryDrop.ERROR)]
-        with m.Elif(beat.last & (bytes_now < _MIN_FRAME_BYTES)):
+        with m.Elif(beat.last & (count < missing)):
             m.d.comb += [bad_now.eq(1), reason_now.eq(EntryDrop.SHORT)]
 
         m.d.comb += [
@@ -125,9 +131,17 @@ class EntryFifo(wiring.Component):
         with m.If(self.wire.valid):
             m.d.sync += [bad.eq(bad_now & ~beat.last), reason.eq(reason_now)]
             with m.If(beat.last):
-                m.d.sync += so_far.eq(0)
+                m.d.sync += [
+                    so_far.eq(0),
+                    left.eq(self.max_frame_bytes),
+                    missing.eq(_MIN_FRAME_BYTES),
+                ]
             with m.Elif(~bad_now):
-                m.d.sync += so_far.eq(bytes_now)
+                m.d.sync += [
+                    so_far.eq(so_far + lanes),
+                    left.eq(left - lanes),
+                    missing.eq(Mux(missing > lanes, missing - lanes, 0)),
+                ]
             # What is bad gives its rows back at once.
             m.d.sync += written.eq(Mux(bad_now, committed, written + 1))
             with m.If(beat.last & ~bad_now):

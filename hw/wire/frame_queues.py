@@ -125,7 +125,9 @@ class FrameQueues(wiring.Component):
         is_pop = Signal()
         member_1 = Signal.like(member, reset_less=True)
         frame: Any = Signal(QueuedFrame(self.cells), reset_less=True)
-        m.d.sync += [is_push.eq(pushes), is_pop.eq(pops)]
+        again = Signal(reset_less=True)  # the operation before was on the same context
+        m.d.sync += [is_push.eq(pushes), is_pop.eq(pops),
+                     again.eq((is_push | is_pop) & (member_1 == member))]
         with m.If(pushes | pops):
             m.d.sync += [member_1.eq(member), frame.eq(self.push.payload)]
 
@@ -134,8 +136,7 @@ class FrameQueues(wiring.Component):
         next_2: Any = Signal(context)
         now: Any = Signal(context)
         after: Any = Signal(context)
-        m.d.comb += now.eq(Mux(writes & (member_2 == member_1), Value.cast(next_2),
-                               Value.cast(contexts.read_data)))
+        m.d.comb += now.eq(Mux(again, Value.cast(next_2), Value.cast(contexts.read_data)))
         moved: Any = Signal(handle)  # what is pushed or popped
         cell_bits = (self.cell_bytes - 1).bit_length()
         moved_cells = Signal(range(self.cells + 1))
