@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.pcie.fence import COUNT_BITS
 from hw.pcie.types import RequestKind, WriteSegmentLayout, WriteTlpLayout
-from hw.stream.align import Cutter
+from hw.stream.align import CutLayout, Cutter
 from hw.stream.arbiter import PacketArbiter
 from hw.stream.queue import StreamQueue
 from hw.stream.register import SkidRegister, StreamRegister
@@ -31,13 +31,13 @@ class _StretchLayout(data.StructLayout):
     is as large as may be; but where that would cross a page (``limited``), it begins earlier, at a
     multiple of the payload size, and ends with the page. ``before`` are the bytes of the window
     before the first one. ``size`` is the window's size, 128 << (0, 1 or 2), coded as the bits that
-    its mask has above 127.
+    its mask has above 127. ``quick`` is the number of bytes in the first TLP, unless it is limited.
     """
 
     def __init__(self) -> None:
         super().__init__({
             "function": FUNCTION_BITS, "address": 64, "rest": LENGTH_BITS, "limited": 1,
-            "before": _SMALL_BITS + 2, "size": 2, "last": 1,
+            "before": _SMALL_BITS + 2, "quick": _SMALL_BITS + 3, "size": 2, "last": 1,
         })
 
 
@@ -46,6 +46,52 @@ class _TlpLayout(data.StructLayout):
 
     def __init__(self) -> None:
         super().__init__({"function": FUNCTION_BITS, "address": 64, "bytes": 10, "ends_group": 1})
+
+
+class _TurnLayout(data.StructLayout):
+    """Whose packet comes next, one-hot, and whether it is thrown away."""
+
+    def __init__(self, clients: int) -> None:
+        super().__init__({"client": clients, "discards": 1})
+
+
+class _ShortQueue(wiring.Component):
+    """A queue that, while it is empty, lets through what is known soon enough.
+
+    ``i`` is taken in the cycle in which it is valid or never: whoever drives it looks at ready
+    first. With ``quick`` set, ``early`` is the same payload, by a shorter way, and it is offered
+    on ``o`` at once; if it is not taken, it is queued, and offered again from there.
+
+    | Latency: 0 cycles with ``quick``, else 1. Throughput: 1 transfer a cycle.
+    | Storage: ``depth`` payloads. Paths: ``early`` -> ``o`` (one multiplexer); none backward.
+    """
+
+    i: stream.Interface
+    quick: Signal
+    early: Any
+    o: stream.Interface
+
+    def __init__(self, shape: data.StructLayout, depth: int) -> None:
+        self.shape = shape
+        self.depth = depth
+        super().__init__({
+            "i": In(stream.Signature(shape)), "quick": In(1), "early": In(shape),
+            "o": Out(stream.Signature(shape)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.queue = queue = StreamQueue(self.shape, self.depth)
+        m.d.comb += [
+            self.i.ready.eq(queue.i.ready),
+            queue.i.valid.eq(self.i.valid & (queue.o.valid | ~(self.quick & self.o.ready))),
+            queue.i.payload.eq(self.i.payload),
+            self.o.valid.eq(queue.o.valid | (self.i.valid & self.quick)),
+            Value.cast(self.o.payload).eq(Mux(queue.o.valid, Value.cast(queue.o.payload),
+                                              Value.cast(self.early))),
+            queue.o.ready.eq(self.o.ready),
+        ]
+        return m
 
 
 class DmaWrite(wiring.Component):
@@ -76,7 +122,7 @@ class DmaWrite(wiring.Component):
     A group of a function whose bus mastering is off is swallowed, its data too. It is accepted as
     any other (its client goes on), but not counted, since there is nothing to wait for.
 
-    | Latency: 5 cycles from the first beat, offered with its segment, to ``tlps``.
+    | Latency: 4 cycles from the first beat, offered with its segment, to ``tlps``.
     | Throughput: 1 beat a cycle; 1 group, segment or TLP a cycle, if they have one beat each. Where
     | a segment ends inside a beat of ``data`` no cycle is lost, but the TLP's own last beat.
     | Storage: 7 beats, 16 TLPs, 16 groups.
@@ -159,13 +205,11 @@ class DmaWrite(wiring.Component):
         m.submodules.arbiter = arbiter = PacketArbiter(_StretchLayout(), self.clients)
         m.submodules.headers = headers = StreamQueue(_TlpLayout(), _TLPS)
         m.submodules.cutter = cutter = Cutter(self.lanes)
-        m.submodules.commands = commands = StreamQueue(
-            cutter.commands.signature.members["payload"].shape, _TLPS)
-        m.submodules.turns = turns = StreamQueue(
-            data.StructLayout({"client": self.clients, "discards": 1}), _TLPS)
+        m.submodules.commands = commands = _ShortQueue(CutLayout(self.lanes), _TLPS)
+        m.submodules.turns = turns = _ShortQueue(_TurnLayout(self.clients), _TLPS)
         connect(m, commands.o, cutter.commands)
         self._windows(m, arbiter)
-        self._split(m, arbiter, headers.i, commands.i, turns.i)
+        self._split(m, arbiter, headers.i, commands, turns)
         self._choose(m, turns.o, cutter.i)
         self._send(m, headers.o, cutter.o)
         return m
@@ -183,7 +227,12 @@ class DmaWrite(wiring.Component):
             connect(m, flipped(segments), skid.i)
             segment, window = skid.o.p, arbiter.i[index].p
             limited = Signal(name=f"limited_{index}")
+            room = Signal(_SMALL_BITS + 3, name=f"room_{index}")  # when it is not limited
+            low = segment.address[:2]
             m.d.comb += [
+                # One payload size, or one less and what is left of the first dword.
+                room.eq(Mux(low == 0, mask + 1, Cat((-low)[:2], mask[2:]))),
+                window.quick.eq(Mux(segment.length > room, room, segment.length)),
                 limited.eq((segment.address[:_PAGE_BITS] | mask).all()
                            & (segment.address[2:9] & mask[2:]).any()),
                 skid.o.ready.eq(arbiter.i[index].ready),
@@ -192,13 +241,13 @@ class DmaWrite(wiring.Component):
                 window.address.eq(segment.address),
                 window.rest.eq(segment.length - 1),
                 window.limited.eq(limited),
-                window.before.eq(Mux(limited, segment.address[:9] & mask, segment.address[:2])),
+                window.before.eq(Mux(limited, segment.address[:9] & mask, low)),
                 window.size.eq(size),
                 window.last.eq(segment.last),
             ]
 
     def _split(self, m: Module, arbiter: PacketArbiter, headers: stream.Interface,
-               commands: stream.Interface, turns: stream.Interface) -> None:
+               commands: _ShortQueue, turns: _ShortQueue) -> None:
         """Cut what the arbiter gives into TLPs, one a cycle; begin groups, or discard them."""
         goes_on = Signal()             # `later` is what is left of the segment on the arbiter
         later: Any = Signal(_StretchLayout(), reset_less=True)
@@ -212,6 +261,7 @@ class DmaWrite(wiring.Component):
         after = Signal(LENGTH_BITS + 1)  # `rest` behind this TLP; negative if it is the last one
         fits = Signal()
         count = Signal(10)
+        room = Signal()
         moves = Signal()
         begins = Signal()
         discards = Signal()
@@ -224,19 +274,26 @@ class DmaWrite(wiring.Component):
             begins.eq(moves & ~inside),
             discards.eq(Mux(inside, discarding, ~self.bus_master.bit_select(
                 now.function, 1))),
-            moves.eq(arbiter.o.valid & headers.ready & commands.ready & turns.ready),
-            arbiter.o.ready.eq(headers.ready & commands.ready & turns.ready & (fits | discards)),
+            room.eq(headers.ready & commands.i.ready & turns.i.ready),
+            moves.eq(arbiter.o.valid & room),
+            arbiter.o.ready.eq(room & (fits | discards)),
             headers.valid.eq(moves & ~discards),
             headers.p.function.eq(now.function),
             headers.p.address.eq(now.address),
             headers.p.bytes.eq(count),
             headers.p.ends_group.eq(fits & now.last),
-            commands.valid.eq(moves & ~discards),
-            commands.p.length.eq(count),
-            commands.p.lead.eq(now.address[:2]),
-            turns.valid.eq(begins),
-            turns.p.client.eq(1 << arbiter.source),
-            turns.p.discards.eq(discards),
+            commands.i.valid.eq(moves & ~discards),
+            commands.i.p.length.eq(count),
+            commands.i.p.lead.eq(now.address[:2]),
+            # A first TLP goes to the Cutter while its header is made and its bytes are fetched.
+            commands.quick.eq(~goes_on & ~arbiter.o.p.limited),
+            commands.early.length.eq(arbiter.o.p.quick),
+            commands.early.lead.eq(arbiter.o.p.address[:2]),
+            turns.i.valid.eq(begins),
+            turns.i.p.client.eq(1 << arbiter.source),
+            turns.i.p.discards.eq(discards),
+            turns.quick.eq(1),
+            turns.early.eq(turns.i.p),
         ]
 
         # One payload size on; to the end of the page, if that came first. There the next window
@@ -288,21 +345,23 @@ class DmaWrite(wiring.Component):
 
     def _choose(self, m: Module, turns: stream.Interface, bytes_in: stream.Interface) -> None:
         """Bring the clients' packets into the order of the groups; throw away discarded ones."""
-        m.submodules.chosen = chosen = StreamRegister(BeatLayout(self.lanes))
-        connect(m, chosen.o, bytes_in)
+        layout = data.StructLayout({"beat": BeatLayout(self.lanes), "discards": 1})
+        m.submodules.chosen = chosen = StreamRegister(layout)
         grant = turns.p.client
-        can = Signal()
-        arrives = Signal()
+        beat = chosen.i.p.beat
         m.d.comb += [
-            can.eq(turns.valid & (turns.p.discards | chosen.i.ready)),
-            arrives.eq((Cat(i.valid for i in self.data) & grant).any()),
-            chosen.i.valid.eq(turns.valid & ~turns.p.discards & arrives),
-            Value.cast(chosen.i.p).eq(reduce(or_, (
+            chosen.i.valid.eq(turns.valid & (Cat(i.valid for i in self.data) & grant).any()),
+            Value.cast(beat).eq(reduce(or_, (
                 Mux(grant[k], Value.cast(i.p), 0) for k, i in enumerate(self.data)))),
-            turns.ready.eq(can & arrives & chosen.i.p.last),
+            # Known last of all, and so used behind the register.
+            chosen.i.p.discards.eq(turns.p.discards),
+            turns.ready.eq(chosen.i.valid & chosen.i.ready & beat.last),
+            bytes_in.valid.eq(chosen.o.valid & ~chosen.o.p.discards),
+            bytes_in.payload.eq(chosen.o.p.beat),
+            chosen.o.ready.eq(bytes_in.ready | chosen.o.p.discards),
         ]
         for index, i in enumerate(self.data):
-            m.d.comb += i.ready.eq(can & grant[index])
+            m.d.comb += i.ready.eq(turns.valid & grant[index] & chosen.i.ready)
 
     def _send(self, m: Module, headers: stream.Interface, bytes_out: stream.Interface) -> None:
         """Put the header beside the bytes. It is always there first: the Cutter takes longer."""

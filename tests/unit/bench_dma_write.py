@@ -179,6 +179,8 @@ async def alignments(dut: Any, payload: int, stalls: bool) -> None:
         base = rng.choice([0, PAGE - size % PAGE, PAGE - payload, PAGE - 2 * payload])
         bench.send(0, rng.randrange(FUNCTIONS),
                    ((rng.getrandbits(51) << 12) + base + rng.choice([0, 1, 2, 3, 4, 60, 63]), size))
+        if rng.random() < 0.7:  # the next one finds nothing on its way
+            await bench.finish()
     await bench.finish()
 
 
@@ -317,7 +319,7 @@ async def latency(dut: Any) -> None:
         offered = bench.now
         await bench.finish()
         dut._log.info("%d bytes: %d cycles from data to rq", size, bench.beat_cycles[0] - offered)
-        assert bench.beat_cycles[0] - offered <= 6
+        assert bench.beat_cycles[0] - offered <= 5
 
 
 @cocotb.test
