@@ -19,7 +19,9 @@ from hw.pcie.types import CompletionHeader, CreditLayout, InterruptLayout, Reque
 from hw.stream.arbiter import StreamArbiter
 from hw.stream.connect import connect_streams
 from hw.stream.types import BeatLayout, WireBeatLayout
+from hw.vf.counting import Counting
 from hw.vf.lifecycle import Lifecycle
+from hw.vf.management import Management
 from hw.vf.obligations import Obligations
 from hw.vf.scheduler import Scheduler
 from hw.virtio.contexts import QueueContexts
@@ -178,6 +180,12 @@ class SmartNic(wiring.Component):
             lanes, clients=5, functions=config.functions,
             max_payload_bytes=config.max_payload_bytes)
         m.submodules.requester = requester = Requester(lanes)
+        m.submodules.counting = counting = Counting(stride=stride, cells=egress_pool.cells)
+        m.submodules.management = management = Management(config.functions, constants={
+            "functions.functions": config.functions, "functions.stride": stride,
+            "queues.size_max": config.queue_size_max, "queues.lanes": lanes,
+            "frames.max_bytes": config.max_frame_bytes, "frames.clock_mhz": config.clock_mhz,
+        })
 
         def link(producer: stream.Interface, consumer: stream.Interface) -> None:
             connect_streams(m, producer, consumer)
@@ -341,7 +349,23 @@ class SmartNic(wiring.Component):
             requester.np_credit.eq(self.np_credit),
         ]
 
-        # TODO counters
-        m.d.comb += [receive.dropped.ready.eq(1), registers.bad_doorbells.ready.eq(1),
-                     lifecycle.log.ready.eq(1), router.management.ready.eq(1)]
+        # --- What the operator sees. -------------------------------------------------------------------
+
+        link(router.management, management.mmio)
+        link(management.answers, router.management_answers)
+        link(lifecycle.log, management.log)
+        m.d.comb += [management.link_up.eq(self.link_up), counting.unexpected.eq(dma_read.unexpected)]
+        for name in counting.events.signature.members:
+            link(getattr(counting.events, name), getattr(management.events, name))
+        link(entry.drops, counting.entry_drops)
+        link(admission.drops, counting.admission_drops)
+        link(receive.dropped, counting.deliver_drops)
+        link(transmit.sent, counting.sent)
+        link(registers.bad_doorbells, counting.bad_doorbells)
+        for seen, told in ((entry.lengths, counting.came), (receive.used, counting.delivered),
+                           (egress.reads, counting.left)):
+            m.d.comb += [
+                told.valid.eq(seen.valid & seen.ready),
+                told.payload.eq(seen.p.frame if seen is egress.reads else seen.payload),
+            ]
         return m

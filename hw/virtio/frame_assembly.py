@@ -6,19 +6,26 @@ from amaranth.lib.wiring import In, Out
 
 from hw.pcie.types import ReadAnswerLayout, ReadError
 from hw.stream.queue import StreamQueue
-from hw.stream.types import QUEUE_BITS
+from hw.stream.types import LENGTH_BITS, QUEUE_BITS
 from hw.virtio.gather import GATHER_CONTEXT_BITS, GatherContext
 from hw.virtio.types import FaultLayout, ObligationLayout, UsedLayout
 from hw.wire.types import PoolWriteLayout
 
-__all__ = ["FrameAssembly"]
+__all__ = ["FrameAssembly", "SentLayout"]
 
 _FINISHED_MAX = 16  # chains that wait for the used ring
 
 
+class SentLayout(data.StructLayout):
+    """A frame of ``queue``, of so many bytes, is whole in the egress buffer."""
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "bytes": LENGTH_BITS})
+
+
 class _Finished(data.StructLayout):
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "id": 16, "error": ReadError})
+        super().__init__({"queue": QUEUE_BITS, "id": 16, "error": ReadError, "bytes": LENGTH_BITS})
 
 
 class FrameAssembly(wiring.Component):
@@ -45,6 +52,8 @@ class FrameAssembly(wiring.Component):
     faults : Out(stream.Signature(FaultLayout()))
     obligations : Out(stream.Signature(ObligationLayout()))
         Gives back that of a chain that was given up.
+    sent : Out(stream.Signature(SentLayout(), always_ready=True))
+        For counters: with each transfer of ``used``.
     long_done : Out(1)
         The long frame was put together, or given up: the next one may be asked for.
     """
@@ -54,6 +63,7 @@ class FrameAssembly(wiring.Component):
     used: stream.Interface
     faults: stream.Interface
     obligations: stream.Interface
+    sent: stream.Interface
     long_done: Signal
 
     def __init__(self, lanes: int) -> None:
@@ -64,6 +74,7 @@ class FrameAssembly(wiring.Component):
             "used": Out(stream.Signature(UsedLayout())),
             "faults": Out(stream.Signature(FaultLayout())),
             "obligations": Out(stream.Signature(ObligationLayout())),
+            "sent": Out(stream.Signature(SentLayout(), always_ready=True)),
             "long_done": Out(1),
         })
 
@@ -98,6 +109,7 @@ class FrameAssembly(wiring.Component):
             finished.i.payload.queue.eq(context.queue),
             finished.i.payload.id.eq(context.id),
             finished.i.payload.error.eq(error),
+            finished.i.payload.bytes.eq(context.bytes),
             finished.i.valid.eq(taken & ends),
             self.long_done.eq(taken & ends & context.long),
         ]
@@ -120,6 +132,9 @@ class FrameAssembly(wiring.Component):
         m.d.comb += [
             self.used.p.queue.eq(chain.queue),
             self.used.p.id.eq(chain.id),
+            self.sent.p.queue.eq(chain.queue),
+            self.sent.p.bytes.eq(chain.bytes),
+            self.sent.valid.eq(self.used.valid & self.used.ready),
             self.faults.p.queue.eq(chain.queue),
             # The reasons of failed reads stand behind 8, in the order of `ReadError`.
             Value.cast(self.faults.p.reason).eq(8 + Value.cast(chain.error)),

@@ -27,13 +27,14 @@ class GatherContext(data.StructLayout):
     end         1    last group of the frame
     lead        6    lane of the group's first byte
     header_rows 2    how many of the group's first rows hold the virtio header
+    bytes       17   of the frame
     =========== ==== =====================================================================
     """
 
     def __init__(self) -> None:
         super().__init__({
             "queue": QUEUE_BITS, "id": 16, "long": 1, "begin": 1, "end": 1, "lead": 6,
-            "header_rows": 2,
+            "header_rows": 2, "bytes": LENGTH_BITS,
         })
 
 
@@ -128,6 +129,7 @@ class Gather(wiring.Component):
 
         queue = Signal(QUEUE_BITS)
         chain_id = Signal(16)
+        sending = Signal(LENGTH_BITS)
         cells = Signal(range(self.max_cells + 1))
         long = Signal()
         long_busy = Signal()
@@ -169,6 +171,7 @@ class Gather(wiring.Component):
             context.id.eq(chain_id),
             context.long.eq(long),
             context.lead.eq(lane),
+            context.bytes.eq(sending),
         ]
         with m.If(header_left > self.lanes):
             m.d.comb += context.header_rows.eq(2)
@@ -188,6 +191,7 @@ class Gather(wiring.Component):
                 m.d.sync += [
                     queue.eq(self.chains.p.queue),
                     chain_id.eq(self.chains.p.id),
+                    sending.eq(frame_bytes),
                     cells.eq((last_byte >> cell_bits) + 1),
                     long.eq(tlps > self.group_tlps),
                     lane.eq(header_lead),

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.pcie.types import ReadAnswerLayout, ReadRequestLayout
 from hw.vf.scheduler import GrantLayout
-from hw.virtio.frame_assembly import FrameAssembly
+from hw.virtio.frame_assembly import FrameAssembly, SentLayout
 from hw.virtio.gather import GATHER_CONTEXT_BITS, Gather
 from hw.virtio.types import (
     ChainLayout,
@@ -45,6 +45,7 @@ class Transmit(wiring.Component):
     used: stream.Interface
     faults: stream.Interface
     obligations: stream.Interface
+    sent: stream.Interface
 
     def __init__(self, lanes: int, *, stride: int, cell_bytes: int, max_cells: int,
                  group_tlps: int) -> None:
@@ -64,6 +65,7 @@ class Transmit(wiring.Component):
             "used": Out(stream.Signature(UsedLayout())),
             "faults": Out(stream.Signature(FaultLayout())),
             "obligations": Out(stream.Signature(ObligationLayout())),
+            "sent": Out(stream.Signature(SentLayout(), always_ready=True)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -72,7 +74,7 @@ class Transmit(wiring.Component):
         m.submodules.assembly = assembly = FrameAssembly(self.lanes)
         for name in ("grants", "takes", "chains", "segments", "reserve", "reads"):
             connect(m, flipped(getattr(self, name)), getattr(gather, name))
-        for name in ("write", "used", "faults", "obligations"):
+        for name in ("write", "used", "faults", "obligations", "sent"):
             connect(m, flipped(getattr(self, name)), getattr(assembly, name))
         connect(m, flipped(self.read_answers), assembly.answers)
         m.d.comb += [
