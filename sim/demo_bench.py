@@ -10,6 +10,7 @@ import json
 import os
 import random
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sim.bring_up import Card, bring_up
 from sim.pcap import read_frames
 from sim.trace import Step, annotate
 from sw_driver.layouts import Feature
+from sw_driver.management import Management
 from tb.wire import LINE_100G, WireFrame
 
 FOLDER = Path(os.environ.get("RINGLET_FOLDER", "."))
@@ -224,6 +226,12 @@ async def demonstration(dut: Any) -> None:
         dut._log.info("rate %s", results["throughput"][-1])
         results["throughput"].append(await receive_rate(card, size, count[size], progress))
         dut._log.info("rate %s", results["throughput"][-1])
+    management = Management(card.function)
+    await management.check()
+    results["drops"] = await management.drops()
+    results["counters"] = {
+        name: asdict(await management.count(name, "frames"))
+        for name in ("wire_received", "wire_sent", "received", "transmitted")}
     await card.device.close()
     card.host.root.check()
     results["cycles"] = card.ticker.cycle

@@ -1,0 +1,109 @@
+"""The operator's side of the PF: counters, fault log, what the card was built for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hw.vf.regs import COUNTER_BANKS, Field, counter, register
+from sw_driver.pci import PciFunction
+
+__all__ = ["Count", "FaultRecord", "Management", "ManagementError"]
+
+_BAR = 0
+
+
+class ManagementError(Exception):
+    """The registers are not those of a card that this driver knows."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a counter holds."""
+
+    events: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class FaultRecord:
+    """A fault as the card noted it."""
+
+    function: int
+    queue: int
+    """In the numbers of the card."""
+    reason: int
+    """`FaultReason` of `hw.virtio.types`."""
+    address: int
+
+
+class Management:
+    """The management registers of a physical function, whose memory decoding is on."""
+
+    def __init__(self, function: PciFunction) -> None:
+        self._port = function.port
+        if _BAR not in function.bars:
+            raise ManagementError(f"function {function.bdf:04x} has no BAR {_BAR}")
+        self._base = function.bars[_BAR].address
+
+    async def read(self, name: str, field: str | None = None) -> int:
+        """Read a register of `hw.vf.regs`, or one field of it."""
+        row = register(name)
+        value = await self._port.mmio_read(self._base + row.offset, 4)
+        return value if field is None else _extract(row.field(field), value)
+
+    async def write(self, name: str, value: int) -> None:
+        """Write a register."""
+        await self._port.mmio_write(self._base + register(name).offset, 4, value)
+
+    async def check(self) -> None:
+        """See that this is the card, and a register map that is known."""
+        magic = register("identity").field("magic").reset
+        if await self.read("identity") != magic:
+            raise ManagementError("these are not the management registers of the card")
+        known = register("version").field("map").reset
+        found = await self.read("version", "map")
+        if found != known:
+            raise ManagementError(f"register map {found}, must be {known}")
+
+    async def count(self, bank: str, name: str, function: int = 0) -> Count:
+        """Read a counter; both halves of both numbers are of one moment."""
+        number, row = counter(bank, name)
+        select = register("counter_select")
+        await self.write("counter_select", function << select.field("function").low
+                         | row << select.field("counter").low
+                         | number << select.field("bank").low)
+        low = await self.read("counter_events_low")
+        high = await self.read("counter_events_high")
+        bytes_low = await self.read("counter_bytes_low")
+        bytes_high = await self.read("counter_bytes_high")
+        return Count(high << 32 | low, bytes_high << 32 | bytes_low)
+
+    async def drops(self, functions: int = 1) -> dict[str, int]:
+        """Give every counter of dropped frames, by its name, over all functions."""
+        found = {}
+        for bank in COUNTER_BANKS:
+            if bank.name in ("wire_dropped", "admission_dropped", "receive_dropped"):
+                of = range(functions if bank.of == "function" else 1)
+                for each in bank.counters:
+                    found[each.name] = sum([
+                        (await self.count(bank.name, each.name, function)).events
+                        for function in of])
+        return found
+
+    async def take_fault(self) -> FaultRecord | None:
+        """Take the oldest fault out of the log; None when there is none."""
+        if not await self.read("fault_log", "held"):
+            return None
+        who = register("fault_who")
+        value = await self.read("fault_who")
+        low = await self.read("fault_address_low")
+        high = await self.read("fault_address_high")
+        await self.write("fault_next", 1)
+        return FaultRecord(
+            function=_extract(who.field("function"), value),
+            queue=_extract(who.field("queue"), value),
+            reason=_extract(who.field("reason"), value), address=high << 32 | low)
+
+
+def _extract(field: Field, value: int) -> int:
+    return (value & field.mask) >> field.low
