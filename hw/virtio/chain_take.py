@@ -10,7 +10,6 @@ from hw.stream.connect import connect_streams
 from hw.stream.memory import ForwardingMemory
 from hw.stream.queue import StreamQueue
 from hw.stream.register import PipeRegister
-from hw.stream.types import LENGTH_BITS
 from hw.virtio.descriptor_cache import DescriptorLayout, TotalsLayout, WriteSignature
 from hw.virtio.prefetch_types import DiscardLayout, LookupSignature, PrefetchSizes
 from hw.virtio.types import (
@@ -182,7 +181,7 @@ class ChainTake(wiring.Component):
             "returns": Out(stream.Signature(ObligationLayout())),
         })
 
-    def elaborate(self, platform: object) -> Module:
+    def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one pipeline
         m = Module()
         sizes = self.sizes
         config: Any = self.config

@@ -16,8 +16,8 @@ __all__ = ["DescriptorLayout", "SlotMemory", "TotalsLayout", "WriteSignature"]
 class DescriptorLayout(data.StructLayout):
     """A descriptor as it is kept, under its number.
 
-    ``mark`` differs from the bit that `hw.virtio.chain_take` keeps for the same number as long as the
-    chain has not been taken: until then nothing may be read over it.
+    ``mark`` differs from the bit that `hw.virtio.chain_take` keeps for the same number as long as
+    the chain has not been taken: until then nothing may be read over it.
     """
 
     def __init__(self, sizes: PrefetchSizes) -> None:

@@ -37,8 +37,8 @@ class RunMerger(wiring.Component):
     A run are heads whose descriptors lie side by side in the table, in the order of the ring or
     against it (a driver that keeps its free descriptors on a stack hands them out in both).
 
-    The entry's chain holds an obligation from here on until it can be taken or is given up. The read
-    of the entries brought one; the others are taken on before the first run leaves.
+    The entry's chain holds an obligation from here on until it can be taken or is given up. The
+    read of the entries brought one; the others are taken on before the first run leaves.
 
     For each chain a place in the list of walks is reserved here, so that the answer to its
     descriptor never waits: `chains_max` chains can be between here and their completion.
@@ -92,7 +92,7 @@ class RunMerger(wiring.Component):
             "faults": Out(stream.Signature(FaultSourceLayout(sizes))),
         })
 
-    def elaborate(self, platform: object) -> Module:
+    def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one state machine
         m = Module()
         sizes = self.sizes
         per_beat = sizes.lanes * 8 // _ENTRY_BITS
@@ -234,8 +234,8 @@ class _DescriptorRead(data.StructLayout):
 class DescriptorReads(wiring.Component):
     """Turn runs and walks into reads of the descriptor table, inside the table.
 
-    What names a descriptor outside the table is a fault. What belongs to a queue that met a fault is
-    dropped, and the obligations of its chains are given back.
+    What names a descriptor outside the table is a fault. What belongs to a queue that met a fault
+    is dropped, and the obligations of its chains are given back.
 
     | Latency: 2 cycles. Throughput: a read every cycle; a drop takes 3 cycles. Storage: 2 reads.
 
@@ -281,7 +281,7 @@ class DescriptorReads(wiring.Component):
             "faults": Out(stream.Signature(FaultSourceLayout(sizes))),
         })
 
-    def elaborate(self, platform: object) -> Module:
+    def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one pipeline
         m = Module()
         sizes = self.sizes
         config: Any = self.config

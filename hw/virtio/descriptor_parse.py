@@ -78,7 +78,8 @@ class DescriptorParser(wiring.Component):
 
     Each descriptor in use bears a mark, so that a descriptor can neither belong to two chains nor
     twice to one: that is a fault, and what was announced of a chain stays true whatever the driver
-    does to its rings. The mark is two bits that differ: one written here, one where chains are taken.
+    does to its rings. The mark is two bits that differ: one written here, one where chains are
+    taken.
 
     | Latency: 5 cycles from the answer to the completion of its first descriptor's chain.
     | Throughput: a descriptor a cycle. Storage: a beat, 4 descriptors and a bit a descriptor.
@@ -97,8 +98,8 @@ class DescriptorParser(wiring.Component):
     sweeps : In(stream.Signature(SweepLayout(sizes)))
         Places of stopped members to clear; one in four cycles at least.
     descriptors, ids, totals, done : Out(WriteSignature)
-        The cache by descriptor number; by place in the ring the number of the head, the totals, and the
-        mark of a complete chain.
+        The cache by descriptor number; by place in the ring the number of the head, the totals,
+        and the mark of a complete chain.
     freed : Out(LookupSignature(range(slots), 1))
         The other half of the marks of use.
     walks : Out(stream.Signature(WalkLayout(sizes)))
@@ -169,7 +170,7 @@ class DescriptorParser(wiring.Component):
         left = Signal(range(BURST_MAX + 1), reset_less=True)  # descriptors of the answer
         down = Signal(reset_less=True)
         named = Signal(reset_less=True)
-        now: Any = Signal(_OperationLayout(sizes), reset_less=True)  # what is known before it is seen
+        now: Any = Signal(_OperationLayout(sizes), reset_less=True)  # known before it is seen
         above = Signal(16, reset_less=True)
         patience = Signal(range(_PATIENCE))
         sweeps = Signal()
@@ -248,8 +249,8 @@ class DescriptorParser(wiring.Component):
                     now.segments.eq(context.segments),
                 ]
 
-    def _check(self, m: Module, advance: Signal, unpacked: Any, unpacked_valid: Signal,
-               unpacked_raw: Any) -> None:
+    def _check(self, m: Module, advance: Signal, unpacked: Any,  # noqa: PLR0915  # one pipeline
+               unpacked_valid: Signal, unpacked_raw: Any) -> None:
         """Judge each descriptor, add it to its chain, and write down what came of it."""
         sizes = self.sizes
         layout = _OperationLayout(sizes)

@@ -72,17 +72,18 @@ class Prefetch(wiring.Component):
     place was reserved before the read left.
 
     Every chain that is announced is checked: its buffers are of the right direction and not
-    empty, and add up to its bytes; whatever the driver writes later, they are told as they were read.
-    A fault stops the queue's prefetch at once; chains before the faulty one can still be taken.
+    empty, and add up to its bytes; whatever the driver writes later, they are told as they were
+    read. A fault stops the queue's prefetch at once; chains before the faulty one can still be
+    taken.
 
-    After a reset of the card each queue needs a command with ``reset`` before it runs, as memories are
-    not reset. When the card is configured they are in that state.
+    After a reset of the card each queue needs a command with ``reset`` before it runs, as
+    memories are not reset. When the card is configured they are in that state, at position 0.
 
-    | Latency without stalls, from the answer to its consequence: index to ring read 6 cycles, ring to
-      descriptor read 9, descriptors to ``ready`` 10; doorbell to index read 10; take to chain 5.
-    | Throughput: a ring entry, a descriptor, and an announced chain a cycle, with about 4 cycles a burst
-      of 32; a take every 2 cycles; a look at a ring every 5 to 8.
-    | Storage: about 100 + 2 * log2(size) + 30 bits an entry of each queue's largest size.
+    | Latency without stalls, from an answer to what follows: index to ring read 7 cycles, entry to
+      descriptor read 9, descriptor to ``ready`` 11; doorbell to index read 11; take to chain 5.
+    | Throughput: a ring entry, a descriptor, and an announced chain a cycle, and about 4 cycles a
+      burst of 32; a take every 2 cycles; a look at a ring every 5 to 8.
+    | Storage: about 115 + 3 * log2(size) bits for each entry of the largest size of each queue.
 
     Parameters
     ----------
@@ -101,6 +102,9 @@ class Prefetch(wiring.Component):
         Longest chain to send; a longer one is a fault. Below 131071.
     chains_max
         Chains between the read of their first descriptor and their last, at least 64.
+    first_position
+        Where rings begin after a reset. The standard says 0; a test that wants to see positions
+        wrap begins short of 65536.
 
     Members
     -------
@@ -147,12 +151,15 @@ class Prefetch(wiring.Component):
 
     def __init__(self, lanes: int, *, direction: Literal["receive", "transmit"], functions: int,
                  stride: int, queue_size_max: int, max_chain_bytes: int,
-                 chains_max: int = 512) -> None:
+                 chains_max: int = 512, first_position: int = 0) -> None:
         if direction not in ("receive", "transmit"):
             raise ValueError(f"direction must be 'receive' or 'transmit', not {direction!r}")
         self.sizes = PrefetchSizes(lanes=lanes, transmit=direction == "transmit",
                                    functions=functions, stride=stride,
                                    queue_size_max=queue_size_max)
+        if not 0 <= first_position <= 0xFFFF:
+            raise ValueError(f"first_position must be from 0 to 65535, not {first_position!r}")
+        self.first_position = first_position
         self.lanes = lanes
         self.direction = direction
         self.max_chain_bytes = max_chain_bytes
@@ -178,7 +185,7 @@ class Prefetch(wiring.Component):
             "commands": In(stream.Signature(QueueCommandLayout())),
         })
 
-    def elaborate(self, platform: object) -> Module:
+    def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # connections alone
         m = Module()
         sizes = self.sizes
         lanes = sizes.lanes
@@ -187,7 +194,8 @@ class Prefetch(wiring.Component):
         answer = ReadAnswerLayout(lanes, self.context_bits)
 
         m.submodules.available_ring = ring = AvailableRing(
-            sizes, answers_max=_INDEX_ANSWERS, bursts_max=bursts_max)
+            sizes, answers_max=_INDEX_ANSWERS, bursts_max=bursts_max,
+            first_position=self.first_position)
         m.submodules.kick_suppression = suppression = KickSuppression(sizes)
         m.submodules.run_merger = merger = RunMerger(sizes, chains_max=self.chains_max)
         m.submodules.descriptor_reads = table = DescriptorReads(sizes)

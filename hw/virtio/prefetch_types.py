@@ -70,7 +70,8 @@ class PrefetchSizes:
             raise ValueError(f"stride must be a power of two from 2 to 32, not {self.stride!r}")
         size = self.queue_size_max
         if not 16 <= size <= 32768 or size & (size - 1):
-            raise ValueError(f"queue_size_max must be a power of two from 16 to 32768, not {size!r}")
+            raise ValueError(
+                f"queue_size_max must be a power of two from 16 to 32768, not {size!r}")
 
     @property
     def members(self) -> int:

@@ -18,8 +18,8 @@ class QueueFaults(wiring.Component):
     A source's transfer ends when its fault has been told: it gives the obligation of what failed
     back after that, and so a queue is never stopped before its fault is known.
 
-    | Latency: 3 cycles from a source to the bit and to ``faults``. Throughput: a fault every 5 cycles.
-    | Storage: a bit a member.
+    | Latency: 3 cycles from a source to the bit and to ``faults``.
+    | Throughput: a fault every 5 cycles. Storage: a bit a member.
 
     Parameters
     ----------

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cocotb
+from cocotb.triggers import RisingEdge
 
 from hw.virtio.types import FaultReason
 from tb.stream import cycles
@@ -18,11 +20,12 @@ CONTEXT_BITS = int(os.environ.get("RINGLET_CONTEXT_BITS", "52"))
 TRANSMIT = os.environ.get("RINGLET_DIRECTION", "transmit") == "transmit"
 SIZE_MAX = int(os.environ.get("RINGLET_SIZE_MAX", "64"))
 MAX_BYTES = 9100
+FIRST_POSITION = int(os.environ.get("RINGLET_FIRST_POSITION", "0"))
 
 
 def world(dut: Any, stalls: bool = False, seed: int = 0, **options: Any) -> World:
     return World(dut, lanes=LANES, context_bits=CONTEXT_BITS, stalls=stalls,
-                 seed=seed + cocotb.RANDOM_SEED, **options)
+                 first_position=FIRST_POSITION, seed=seed + cocotb.RANDOM_SEED, **options)
 
 
 def number(index: int) -> int:
@@ -35,6 +38,11 @@ def lengths(rng: random.Random, count: int) -> list[int]:
     return [rng.randint(13, MAX_BYTES // count) for _ in range(count)]
 
 
+def has_free(queue: Queue, count: int) -> bool:
+    """Whether there are so many free descriptors."""
+    return len(queue.free) >= count
+
+
 async def feed(w: World, queue: Queue, chains: int, seed: int, *, longest: int = 20,
                batch: int = 12, pause: int = 150) -> None:
     """Post random chains in random batches as descriptors come free."""
@@ -44,7 +52,7 @@ async def feed(w: World, queue: Queue, chains: int, seed: int, *, longest: int =
             count = min(rng.choice([1, 1, 1, 2, 3, rng.randint(1, longest)]), queue.size)
             if len(queue.free) < count:
                 w.kick(queue)
-                await w.until(lambda count=count: len(queue.free) >= count, why="descriptors")
+                await w.until(partial(has_free, queue, count), why="descriptors")
             if rng.random() < 0.2:
                 rng.shuffle(queue.free)
             queue.add(lengths(rng, count), rng, pick=rng.choice([-1, -1, 0]))
@@ -56,7 +64,7 @@ async def feed(w: World, queue: Queue, chains: int, seed: int, *, longest: int =
 @cocotb.test
 @cocotb.parametrize(stalls=[False, True])
 async def all_chains_come_in_order(dut: Any, stalls: bool) -> None:
-    """Random chains on every queue, several laps; everything comes once, and nothing is left over."""
+    """Random chains on every queue, several laps: everything comes once, nothing is left over."""
     w = world(dut, stalls, latency=(10, 200 + 100 * stalls))
     queues = await w.begin({number(0): 16, number(1): 32, number(2): SIZE_MAX})
     tasks = [cocotb.start_soon(feed(w, queue, 60, seed=queue.number + 40 * stalls))
@@ -180,7 +188,7 @@ def fault_cases() -> dict[str, tuple[FaultReason, Callable[[Queue, World], None]
 
 @cocotb.test
 async def each_fault_stops_its_queue_alone(dut: Any) -> None:
-    """One record with the right reason; no more reads; a reset heals; the neighbour notices nothing."""
+    """One record with the right reason, no more reads; a reset heals; nobody else notices."""
     w = world(dut, True, 9, latency=(10, 80))
     victim, other = await w.begin({number(0): 16, number(2): 32})
     for turn, (name, (reason, spoil)) in enumerate(fault_cases().items()):
@@ -226,7 +234,7 @@ async def each_fault_stops_its_queue_alone(dut: Any) -> None:
 @cocotb.test
 @cocotb.parametrize(kind=[0, 1, 2, 3])
 async def failed_reads(dut: Any, kind: int) -> None:
-    """A read that fails is a fault with the reason of the failure: index, ring, descriptor or next."""
+    """A read that fails is a fault with its reason: index, ring entry, descriptor or next."""
     w = world(dut, True, 11 + kind)
     victim, other = await w.begin({number(0): 16, number(1): 16})
     error = kind % 3 + 1
@@ -332,7 +340,7 @@ async def runs_are_read_together(dut: Any) -> None:
 
 @cocotb.test
 async def short_chains_stay(dut: Any) -> None:
-    """A take of more bytes than the chain has is answered SHORT; the chain is there for the next."""
+    """A take of more bytes than the chain has is answered SHORT; the chain stays."""
     w = world(dut, True, 21)
     queue, = await w.begin({number(0): 16})
     w.min_bytes = lambda _queue: w.rng.choice([1, 99, 100, 101, 500])
@@ -365,3 +373,50 @@ async def a_take_in_vain(dut: Any) -> None:
     w.start(queue)
     await w.settle()
     assert len(w.delivered) == 1
+
+
+@cocotb.test(skip=SIZE_MAX < 1024)
+async def rate(dut: Any) -> None:
+    """One queue of 60-byte frames, reads of 250 cycles: at most 2.5 cycles a chain."""
+    w = world(dut, False, 25, latency=(250, 250), write_latency=(20, 20), hold=(0, 0))
+    queue, = await w.begin({number(0): 1024})
+    chains = 4000
+    posted = 0
+    begin = 0
+    edge = RisingEdge(dut.clk)
+    while len(w.delivered) < chains:
+        if len(queue.free) >= 32 and posted < chains + 1024:
+            for _ in range(32):
+                queue.add([60], w.rng)
+            posted += 32
+            w.kick(queue)
+        if not begin and len(w.delivered) >= 1000:
+            begin = w.now
+        await edge
+    spent = (w.now - begin) / (chains - 1000)
+    reads = len(w.reads) / posted
+    dut._log.info(f"{spent:.2f} cycles a chain, {reads:.3f} reads a chain, "
+                  f"{w.flag_writes} flag writes, {queue.kicks} kicks")
+    assert spent <= 2.5
+    await w.settle()
+
+
+@cocotb.test(skip=SIZE_MAX < 1024)
+async def latency(dut: Any) -> None:
+    """From a doorbell to the answer to a take, with reads of no latency worth the name."""
+    w = world(dut, False, 27, latency=(100, 100), hold=(0, 0))
+    queue, = await w.begin({number(0): 1024})
+    await cycles(dut, 20)
+    queue.add([60], w.rng)
+    start = w.now
+    w.kick(queue)
+    await w.until(lambda: len(w.reads) == 1)
+    first = w.now - start
+    await w.until(lambda: bool(w.ready_at[queue.number]))
+    ready = w.ready_at[queue.number][0] - start
+    await w.until(lambda: len(w.delivered) == 1)
+    dut._log.info(f"doorbell to index read {first}, to announcement {ready}, of which reads 300; "
+                  f"to the segment {w.now - start}")
+    assert first <= 14
+    assert ready <= 300 + 50
+    await w.settle()

@@ -1,4 +1,4 @@
-"""What stands around a `Prefetch`: a driver with rings in memory, the host, a consumer, a lifecycle."""
+"""What stands around a `Prefetch`: a driver with its rings, the host, a consumer, a lifecycle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hw.virtio.types import (
     SegmentLayout,
     TakeLayout,
 )
-from tb.stream import Fields, PacketSource, StreamSource, cycles, pace, reset
+from tb.stream import Fields, PacketSource, StreamSource, pace, reset
 
 __all__ = ["INDIRECT", "NEXT", "WRITE", "Chain", "Queue", "World"]
 
@@ -60,6 +60,7 @@ class Queue:
     index: int = 0
     posted: deque[Chain] = field(default_factory=deque)  # not yet taken, in ring order
     taken: list[Chain] = field(default_factory=list)     # not yet returned
+    first_position: int = 0
     running: bool = True
     kicks: int = 0
 
@@ -81,10 +82,11 @@ class Queue:
     def restart(self) -> None:
         """Begin again with empty rings."""
         self.free = list(range(self.size))
-        self.index = 0
+        self.index = self.first_position
         self.posted.clear()
         self.taken.clear()
         self.memory[self.base:self.device + 8] = bytes(self.device + 8 - self.base)
+        self.publish()
 
     def write(self, address: int, value: int, length: int) -> None:
         self.memory[address:address + length] = value.to_bytes(length, "little")
@@ -138,7 +140,7 @@ class Queue:
 
 
 class _Sink:
-    """As `tb.stream.StreamSink`, stepped by the world: a coroutine for each would be most of the time."""
+    """As `tb.stream.StreamSink`, but stepped by the world: a coroutine for each costs too much."""
 
     def __init__(self, dut: Any, prefix: str, shape: ShapeLike, go: Iterator[bool],
                  tell: Callable[[Any], None]) -> None:
@@ -184,10 +186,12 @@ class World:
     """All ports of the component but its clock."""
 
     def __init__(self, dut: Any, *, lanes: int, context_bits: int, stalls: bool, seed: int,
+                 first_position: int = 0,
                  latency: tuple[int, int] = (10, 60), reads_max: int = 1000,
                  write_latency: tuple[int, int] = (0, 30), hold: tuple[int, int] = (0, 40)) -> None:
         self.dut = dut
         self.lanes = lanes
+        self.first_position = first_position
         self.rng = random.Random(seed)
         self.memory = bytearray(16 * PAGE)
         self.queues: dict[int, Queue] = {}
@@ -216,7 +220,8 @@ class World:
         self.doorbells = StreamSource(dut, "doorbells", QueueLayout(), go(1))
         self.commands = StreamSource(dut, "commands", QueueCommandLayout(), go(2))
         self.takes = StreamSource(dut, "takes", TakeLayout(), go(3))
-        self._answers = PacketSource(dut, "read_answers", ReadAnswerLayout(lanes, context_bits), go(4))
+        self._answers = PacketSource(dut, "read_answers", ReadAnswerLayout(lanes, context_bits),
+                                     go(4))
         self._outstanding = 0
 
         def reads_go() -> Iterator[bool]:
@@ -258,7 +263,8 @@ class World:
 
     def queue(self, number: int, size: int) -> Queue:
         """Make a queue, and let it run."""
-        queue = Queue(number, size, PAGE * (1 + len(self.queues)), self.memory)
+        queue = Queue(number, size, PAGE * (1 + len(self.queues)), self.memory,
+                      first_position=self.first_position)
         self.queues[number] = queue
         return queue
 
@@ -290,9 +296,9 @@ class World:
             if what():
                 return cycle
             await edge
-        raise TimeoutError(f"not within {limit} cycles: {why} "
-                           f"{ {q.number: (len(q.posted), self.credit[q.number]) for q in self.queues.values()} } "
-                           f"{dict(self.count)} {self.faults[-3:]}")
+        posted = {queue.number: len(queue.posted) for queue in self.queues.values()}
+        raise TimeoutError(f"not within {limit} cycles: {why}; posted {posted}, announced "
+                           f"{dict(self.credit)}, in flight {dict(self.count)}, {self.faults[-3:]}")
 
     def drained(self) -> bool:
         """Everything that was posted has come, and been given back."""
