@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth import Module, Mux, Signal
+from amaranth import Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, flipped
 
@@ -156,7 +156,7 @@ class DmaRead(wiring.Component):
         boundary = Signal(sizes.slot_bits, init=127)
         m.d.sync += boundary.eq((128 << self.read_size) - 1)
         largest = (sizes.max_read_bytes // 128).bit_length() - 1
-        with m.If(self.read_size >= largest):
+        with m.If(self.read_size >= largest if largest else Const(1)):
             m.d.sync += boundary.eq(sizes.max_read_bytes - 1)
         for k in range(sizes.clients):
             splitter = ReadSplitter(sizes, k)
