@@ -135,13 +135,14 @@ class NicConfig:
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "NicConfig":
-        """Give the preset ``name``, with some fields overridden; `ConfigError` names what is wrong."""
+        """Give the preset ``name`` with fields overridden; `ConfigError` says what is wrong."""
         if name not in cls.PRESETS:
             raise ConfigError(f"config must be one of {', '.join(cls.PRESETS)}, not {name!r}")
         known = {field.name for field in fields(cls)}
         for key in overrides:
             if key not in known:
-                raise ConfigError(f"{key!r} is no field of a card; there are {', '.join(sorted(known))}")
+                raise ConfigError(f"{key!r} is no field of a card; there are "
+                                  f"{', '.join(sorted(known))}")
         return cls(**{**cls.PRESETS[name], **overrides})
 
     def with_(self, **overrides: Any) -> "NicConfig":

@@ -105,14 +105,14 @@ class SmartNic(wiring.Component):
             "link_up": In(1),
         })
 
-    def elaborate(self, platform: object) -> Module:
+    def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one list of connections
         m = Module()
         config = self.config
         lanes = config.lanes
         queues = config.queues
         stride = config.queue_stride
 
-        # --- Rooms. -----------------------------------------------------------------------------------
+        # --- Rooms. -------------------------------------------------------------------------------
 
         m.submodules.completer = completer = Completer(lanes)
         m.submodules.config_space = config_space = ConfigSpace(
@@ -187,7 +187,7 @@ class SmartNic(wiring.Component):
             "frames.max_bytes": config.max_frame_bytes, "frames.clock_mhz": config.clock_mhz,
         })
 
-        def link(producer: stream.Interface, consumer: stream.Interface) -> None:
+        def link(producer: Any, consumer: Any) -> None:
             connect_streams(m, producer, consumer)
 
         def merge(name: str, shape: ShapeLike, producers: list[stream.Interface],
@@ -197,7 +197,7 @@ class SmartNic(wiring.Component):
                 link(producer, i)
             link(arbiter.o, consumer)
 
-        # --- The host's requests. ---------------------------------------------------------------------
+        # --- The host's requests. -----------------------------------------------------------------
 
         link(flipped(self.cq), completer.cq)
         link(completer.cc, flipped(self.cc))
@@ -246,7 +246,7 @@ class SmartNic(wiring.Component):
             config_space.flr_done.valid.eq(registers.flr_done.valid & msix.clear.ready),
         ]
 
-        # --- Queues: what the driver wrote, and who may serve them. -----------------------------------
+        # --- Queues: what the driver wrote, and who may serve them. -------------------------------
 
         link(registers.writes, contexts.write)
         link(lifecycle.running, contexts.running)
@@ -262,12 +262,14 @@ class SmartNic(wiring.Component):
         link(lifecycle.reports, registers.reports)
         link(lifecycle.query, obligations.query)
         link(obligations.idle, lifecycle.idle)
-        for command, engine in zip(lifecycle.commands, (
-                receive_prefetch, transmit_prefetch, receive, scheduler, used_ring), strict=True):
-            link(command, engine.commands)
-        for event, engine in zip(obligations.events, (
-                receive_prefetch, transmit_prefetch, transmit, notification), strict=True):
-            link(engine.obligations, event)
+        for command, commanded in zip(lifecycle.commands, (
+                receive_prefetch.commands, transmit_prefetch.commands, receive.commands,
+                scheduler.commands, used_ring.commands), strict=True):
+            link(command, commanded)
+        for event, told in zip(obligations.events, (
+                receive_prefetch.obligations, transmit_prefetch.obligations,
+                transmit.obligations, notification.obligations), strict=True):
+            link(told, event)
         merge("faults", FaultLayout(), [receive_prefetch.faults, transmit_prefetch.faults,
                                         transmit.faults, notification.faults], lifecycle.faults)
         merge("receive_doorbells", QueueLayout(),
@@ -275,7 +277,7 @@ class SmartNic(wiring.Component):
         merge("transmit_doorbells", QueueLayout(),
               [registers.transmit_doorbells, lifecycle.transmit_go], transmit_prefetch.doorbells)
 
-        # --- Transmit. --------------------------------------------------------------------------------
+        # --- Transmit. ----------------------------------------------------------------------------
 
         link(transmit_prefetch.ready, scheduler.ready)
         link(scheduler.grants, transmit.grants)
@@ -289,7 +291,7 @@ class SmartNic(wiring.Component):
         link(egress_pool.data, egress.data)
         link(egress.wire, flipped(self.wire_tx))
 
-        # --- Receive. ---------------------------------------------------------------------------------
+        # --- Receive. -----------------------------------------------------------------------------
 
         link(flipped(self.wire_rx), entry.wire)
         link(entry.lengths, steer.lengths)
@@ -311,7 +313,7 @@ class SmartNic(wiring.Component):
         link(receive.pool_reads, pool.reads)
         link(pool.data, receive.frames)
 
-        # --- Used rings and interrupts. ---------------------------------------------------------------
+        # --- Used rings and interrupts. -----------------------------------------------------------
 
         link(receive.used, used_ring.used_receive)
         link(transmit.used, used_ring.used_transmit)
@@ -320,7 +322,7 @@ class SmartNic(wiring.Component):
         merge("interrupts", InterruptLayout(), [notification.interrupts, registers.interrupts],
               msix.interrupts)
 
-        # --- DMA. -------------------------------------------------------------------------------------
+        # --- DMA. ---------------------------------------------------------------------------------
 
         for number, (requests, answers) in enumerate((
                 (receive_prefetch.reads, receive_prefetch.read_answers),
@@ -349,12 +351,15 @@ class SmartNic(wiring.Component):
             requester.np_credit.eq(self.np_credit),
         ]
 
-        # --- What the operator sees. -------------------------------------------------------------------
+        # --- What the operator sees. --------------------------------------------------------------
 
         link(router.management, management.mmio)
         link(management.answers, router.management_answers)
         link(lifecycle.log, management.log)
-        m.d.comb += [management.link_up.eq(self.link_up), counting.unexpected.eq(dma_read.unexpected)]
+        m.d.comb += [
+            management.link_up.eq(self.link_up),
+            counting.unexpected.eq(dma_read.unexpected),
+        ]
         for name in counting.events.signature.members:
             link(getattr(counting.events, name), getattr(management.events, name))
         link(entry.drops, counting.entry_drops)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,7 +46,7 @@ class Card:
 async def bring_up(dut: Any, *, options: RootComplexOptions | None = None,
                    net: NetOptions | None = None, rx_rate: float | None = None,
                    tx_rate: float | None = None, open_device: bool = True,
-                   **paces: Iterator[bool]) -> Card:
+                   **paces: Any) -> Card:
     """Reset the card, enumerate its bus, and open the network device on function 0.
 
     ``paces`` go to `PcieHost` (``rq_pace``, ``cc_pace``, ``rc_pace``, ``cq_pace``) and to `Wire`

@@ -20,7 +20,7 @@ __all__ = ["Design", "card_design"]
 class Design:
     """A component that is made when it is needed, and the name of all that it is made of.
 
-    Equal names, equal designs: whoever keeps what was built from it under that name need not make it.
+    Equal names, equal designs: who keeps what was built from it under that name need not make it.
     """
 
     make: Callable[[], wiring.Component]

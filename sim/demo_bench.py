@@ -1,7 +1,7 @@
 """The demonstration, inside the simulator: `sim.demo` starts it and reads what it leaves.
 
-Environment: ``RINGLET_TRANSMIT`` and ``RINGLET_RECEIVE`` are pcap files, ``RINGLET_FOLDER`` is where
-``results.json``, ``wire.pcap`` and ``progress`` go, ``RINGLET_SEED`` seeds what is random.
+Environment: ``RINGLET_TRANSMIT`` and ``RINGLET_RECEIVE`` are pcap files, ``RINGLET_FOLDER`` is
+where ``results.json``, ``wire.pcap`` and ``progress`` go, ``RINGLET_SEED`` seeds what is random.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ async def receive_all(card: Card, frames: list[bytes], progress: Progress) -> di
         card.wire.send(frame)
     seen: list[bytes] = []
     while len(seen) < len(frames):
-        frame = await card.device.receive(20_000)
-        if frame is None:
+        received = await card.device.receive(20_000)
+        if received is None:
             break
-        seen.append(frame)
+        seen.append(received)
         progress.at("receive", len(seen) / len(frames))
     return compare(seen, frames)
 
@@ -173,7 +173,7 @@ async def receive_rate(card: Card, frame_bytes: int, count: int,
     while await card.device.receive(2_000) is not None:
         pass
     # The used index tells how many frames had reached memory at each of its writes.
-    ring = next(region for region in card.host.root.memory.regions()
+    ring = next(region for region in card.host.root.memory.regions
                 if region.name.endswith("receive used ring"))
     cycles: list[int] = []
     before: int | None = None

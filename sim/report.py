@@ -19,7 +19,7 @@ _OVERHEAD_BYTES = 24  # FCS, preamble and gap: what a frame costs on the line be
 def _line_share(point: dict[str, Any], clock_mhz: int) -> float:
     """Give the share of a 100 Gb/s line that a throughput point fills, in per cent."""
     bits = (point["frame_bytes"] + _OVERHEAD_BYTES) * 8
-    return bits * clock_mhz / 1000 / point["cycles_per_packet"] / _LINE_GBPS * 100
+    return float(bits * clock_mhz / 1000 / point["cycles_per_packet"] / _LINE_GBPS * 100)
 
 
 def write_html(report: dict[str, Any], path: Path) -> None:

@@ -21,7 +21,7 @@ ReadFunction = Callable[[int, int], "bytes | int"]
 
 
 class ReadServer:
-    """Answer groups of reads after a random latency: in order within a queue, in any order among queues."""
+    """Answer groups of reads after a random latency: in order within a queue alone."""
 
     def __init__(self, dut: Any, requests: str, answers: str, *, lanes: int, context_bits: int,
                  read: ReadFunction, latency: tuple[int, int] = (10, 60), seed: int = 0,
@@ -31,7 +31,8 @@ class ReadServer:
         self._latency = latency
         self._rng = random.Random(seed)
         self._sink = StreamSink(dut, requests, ReadRequestLayout(lanes, context_bits), pace)
-        self._source = PacketSource(dut, answers, ReadAnswerLayout(lanes, context_bits), answer_pace)
+        self._source = PacketSource(dut, answers, ReadAnswerLayout(lanes, context_bits),
+                                    answer_pace)
         self._lanes = lanes
         self.groups = 0
         """Groups that were asked for."""

@@ -1,4 +1,4 @@
-"""Queue contexts as an engine sees them: a bench's stand-in behind a `QueueConfigSignature` port."""
+"""Queue contexts as an engine sees them: a stand-in behind a `QueueConfigSignature` port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["QueueConfigs"]
 
 
 class QueueConfigs:
-    """Answer look-ups on ``<prefix>__queue, __enable, __config`` from ``table[queue]``, a dict of fields.
+    """Answer look-ups on a port from ``table[queue]``, a dict of fields.
 
     The table may be changed at any time; what is held on the port does not change with it.
     """

@@ -1,4 +1,4 @@
-"""What travels through the card: beats of packets, and what is known of a packet beside its bytes."""
+"""What travels through the card: beats of packets, and what is known beside their bytes."""
 
 from amaranth.lib import data
 
@@ -47,7 +47,7 @@ class BeatLayout(data.StructLayout):
 
 
 class WireBeatLayout(data.StructLayout):
-    """A beat of a received frame, as a MAC gives it: a `BeatLayout` and ``error`` with the last beat."""
+    """A beat of a received frame, as a MAC gives it: ``error`` comes with the last beat."""
 
     def __init__(self, lanes: int) -> None:
         check_lanes(lanes)
@@ -56,7 +56,7 @@ class WireBeatLayout(data.StructLayout):
 
 
 class NetRequestLayout(data.StructLayout):
-    """What the driver asks for a frame: the fields of ``virtio_net_hdr``, in the standard's order."""
+    """What the driver asks for a frame: ``virtio_net_hdr``, in the standard's order."""
 
     def __init__(self) -> None:
         super().__init__({
@@ -66,7 +66,7 @@ class NetRequestLayout(data.StructLayout):
 
 
 class HeadLayout(data.StructLayout):
-    """What is known of a packet no later than its first beat; one transfer a packet, in packet order.
+    """What is known of a packet no later than its first beat; one transfer a packet, in order.
 
     The parser's offsets, the hash, the flow's verdict, timestamp, class and host join here, each
     with the block that first makes it.
@@ -88,6 +88,6 @@ class TailLayout(data.StructLayout):
 
 
 def check_lanes(lanes: int) -> None:
-    """Reject a number of byte lanes that is no power of two, or less than 2, with ``ValueError``."""
+    """Raise ``ValueError`` unless ``lanes`` is a power of two, and at least 2."""
     if lanes < 2 or lanes & (lanes - 1):
         raise ValueError(f"lanes must be a power of two and at least 2, not {lanes!r}")

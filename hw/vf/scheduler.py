@@ -1,5 +1,7 @@
 """Which queue is served next: round robin over the queues that have chains, a burst at a time."""
 
+from typing import Any
+
 from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -72,7 +74,7 @@ class Scheduler(wiring.Component):
         m.submodules.credits = credits = ForwardingMemory(16, members)
         m.submodules.waiting = waiting = WorkList(max(members, 2))
 
-        grant = Signal(GrantLayout(), reset_less=True)
+        grant: Any = Signal(GrantLayout(), reset_less=True)
         grant_valid = Signal()
         m.d.comb += [self.grants.payload.eq(grant), self.grants.valid.eq(grant_valid)]
         with m.If(self.grants.ready):

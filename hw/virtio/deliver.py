@@ -1,5 +1,7 @@
 """Receive, first half: match the frames that wait for a queue with its chains."""
 
+from typing import Any
+
 from amaranth import Module, Mux, Signal
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -51,14 +53,15 @@ class DeliveryLayout(data.StructLayout):
 class Deliver(wiring.Component):
     """Bring together the frames and the chains of each receive queue, in order.
 
-    Frames and announced chains are counted per queue. A queue that has both, comes to its turn in a
-    list, and as many frames as have chains, but no more than a burst, set out in a pipeline: leave the frame queue, take a
-    chain that is long enough, leave the pool. Frames without a chain wait in the pool, at
-    nobody else's cost. A frame that is longer than the chain is dropped, and the chain stays for the next.
-    Frames of a queue that does not run are dropped.
+    Frames and announced chains are counted per queue. A queue that has both comes to its turn in a
+    list. Then as many frames as have chains, but no more than a burst, set out in a pipeline: leave
+    the frame queue, take a chain that is long enough, leave the pool. Frames without a chain wait
+    in the pool, at nobody else's cost. A frame that is longer than the chain is dropped, and the
+    chain stays for the next one. Frames of a queue that does not run are dropped.
 
-    | Latency: 12 cycles from ``arrivals`` to ``deliveries``. Throughput: an event (arrival, announcement, turn)
-      every 2 cycles; a frame a cycle within a turn. Storage: 32 bits a queue and the list.
+    | Latency: 12 cycles from ``arrivals`` to ``deliveries``. Throughput: an arrival or announcement
+    | every 2 cycles, a turn every 4; a frame a cycle within a turn. Storage: 32 bits a queue and
+    | the list.
 
     Parameters
     ----------
@@ -93,7 +96,7 @@ class Deliver(wiring.Component):
     ready: stream.Interface
     takes: stream.Interface
     chains: stream.Interface
-    config: wiring.PureInterface
+    config: Any
     pool_reads: stream.Interface
     deliveries: stream.Interface
     dropped: stream.Interface
@@ -137,10 +140,10 @@ class Deliver(wiring.Component):
         settled = Signal()  # nothing of earlier turns is between a frame queue and its chain
         self._turns(m, credit.o, turns.i, settled)
 
-        # --- A turn: pop its frames, one a cycle. -----------------------------------------------------
+        # --- A turn: pop its frames, one a cycle. -------------------------------------------------
 
         left = Signal(range(_BURST + 1))
-        now = Signal(turn)
+        now: Any = Signal(turn)
         popping = Signal()
         m.d.comb += [
             self.pops.p.queue.eq(now.queue),
@@ -156,7 +159,7 @@ class Deliver(wiring.Component):
         with m.If(turns.o.valid & turns.o.ready):
             m.d.sync += [now.eq(turns.o.payload), left.eq(turns.o.p.count)]
 
-        # --- Each frame asks for a chain that holds it and the header. --------------------------------
+        # --- Each frame asks for a chain that holds it and the header. ----------------------------
 
         asks = Signal()
         m.d.comb += [
@@ -172,7 +175,7 @@ class Deliver(wiring.Component):
             popped.o.ready.eq(matching.i.valid),
         ]
 
-        # --- The answer decides: deliver, or drop. ----------------------------------------------------
+        # --- The answer decides: deliver, or drop. ------------------------------------------------
 
         m.submodules.read_out = read_out = StreamQueue(PoolReadLayout(self.cells), 2)
         m.submodules.delivery = delivery = StreamQueue(DeliveryLayout(), 2)
@@ -217,7 +220,8 @@ class Deliver(wiring.Component):
         m.d.sync += uncounted.eq(uncounted + (returned.valid & returned.ready) - counted)
         return m
 
-    def _turns(self, m: Module, credit: stream.Interface, turns: stream.Interface,
+    def _turns(self, m: Module, credit: stream.Interface,  # noqa: PLR0915  # one state machine
+               turns: stream.Interface,
                settled: Signal) -> None:
         """Count frames and chains of each queue; give turns to those that have both."""
         members = self.queues // 2

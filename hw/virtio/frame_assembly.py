@@ -35,8 +35,8 @@ class FrameAssembly(wiring.Component):
     needs nothing more of the driver's memory. A frame of which a read failed is given up, and its
     queue has a fault.
 
-    | Latency: 0 cycles to ``write``, 1 to ``used``. Throughput: a beat a cycle. Storage: 16 finished
-      chains. Paths: ``answers`` -> ``write`` and back, through a few gates.
+    | Latency: 0 cycles to ``write``, 1 to ``used``. Throughput: a beat a cycle. Storage: 16
+      finished chains. Paths: ``answers`` -> ``write`` and back, through a few gates.
 
     Parameters
     ----------

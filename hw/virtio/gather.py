@@ -1,5 +1,7 @@
 """Transmit, first half: chains of the queues that were granted become groups of DMA reads."""
 
+from typing import Any
+
 from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -118,14 +120,14 @@ class Gather(wiring.Component):
             "long_done": In(1),
         })
 
-    def elaborate(self, platform: object) -> Module:
+    def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one pipeline
         m = Module()
         self._take(m)
 
         m.submodules.request = request = StreamRegister(self.reads.payload.shape())
         connect(m, request.o, flipped(self.reads))
 
-        # --- The chain at hand: sizes first, then space, then its segments. --------------------------
+        # --- The chain at hand: sizes first, then space, then its segments. -----------------------
 
         queue = Signal(QUEUE_BITS)
         chain_id = Signal(16)
@@ -161,7 +163,7 @@ class Gather(wiring.Component):
         read_bytes = Signal(13)
         m.d.comb += read_bytes.eq(128 << self.read_size)
 
-        context = Signal(GatherContext())
+        context: Any = Signal(GatherContext())
         m.d.comb += [
             request.i.p.function.eq(queue >> (self.stride - 1).bit_length()),
             request.i.p.queue.eq(queue),

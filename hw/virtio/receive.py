@@ -1,6 +1,8 @@
 """The receive side of all queues: from queued frames to chains in the driver's memory."""
 
-from amaranth import Module
+from typing import Any
+
+from amaranth import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -46,11 +48,12 @@ class Receive(wiring.Component):
     takes: stream.Interface
     chains: stream.Interface
     segments: stream.Interface
-    config: wiring.PureInterface
+    config: Any
     pool_reads: stream.Interface
     frames: stream.Interface
     write_segments: stream.Interface
     write_data: stream.Interface
+    write_accepted: Signal
     used: stream.Interface
     dropped: stream.Interface
     commands: stream.Interface

@@ -1,5 +1,7 @@
 """Receive, second half: frames out of the pool, behind their header, into the chains' buffers."""
 
+from typing import Any
+
 from amaranth import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -83,7 +85,7 @@ class Scatter(wiring.Component):
         m.submodules.segment = segment = StreamRegister(WriteSegmentLayout())
         connect(m, segment.o, flipped(self.segments))
 
-        delivery = Signal(DeliveryLayout())
+        delivery: Any = Signal(DeliveryLayout())
         left = Signal(LENGTH_BITS)  # bytes that have no buffer yet
         buffer = self.chain_segments.p
         fits = Signal()

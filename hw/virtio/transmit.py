@@ -1,6 +1,6 @@
 """The transmit side of all queues: from granted chains to frames in the egress buffer."""
 
-from amaranth import Module
+from amaranth import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -41,6 +41,7 @@ class Transmit(wiring.Component):
     reserve: stream.Interface
     reads: stream.Interface
     read_answers: stream.Interface
+    read_size: Signal
     write: stream.Interface
     used: stream.Interface
     faults: stream.Interface

@@ -221,7 +221,8 @@ class FaultReason(enum.Enum, shape=4):
     DIRECTION = 6         # device-writable in TX, device-readable in RX
     BAD_FLAGS = 7         # a flag that was not negotiated (INDIRECT)
     BAD_LENGTH = 8        # a chain shorter than the header, or longer than any frame
-    READ_FAILED = 9       # 8 + `hw.pcie.types.ReadError`: a DMA read came back with UR or CA, or bus mastering was off
+    # 8 + `hw.pcie.types.ReadError`.
+    READ_FAILED = 9       # a DMA read came back with UR or CA, or bus mastering was off
     READ_POISONED = 10
     READ_TIMEOUT = 11
 

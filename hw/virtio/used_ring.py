@@ -1,5 +1,7 @@
 """Used rings: gather finished chains per queue, write entries in bursts, then the index."""
 
+from typing import Any
+
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -23,7 +25,7 @@ _BURSTS_MAX = 16   # bursts on their way into the order of writes
 
 
 class PublishedLayout(data.StructLayout):
-    """``count`` used entries of ``queue`` and the index behind them stand in the order of writes."""
+    """``count`` used entries of ``queue``, and their index, stand in the order of writes."""
 
     def __init__(self) -> None:
         super().__init__({"queue": QUEUE_BITS, "count": 8})
@@ -33,12 +35,12 @@ class UsedRing(wiring.Component):
     """Write the used rings of all queues (virtio 1.4, split virtqueues, the used ring).
 
     Finished chains of a queue gather in a row of memory while the writer is busy, and leave
-    together: one write of up to ``lanes / 8`` entries, then one of the index. So bursts grow with the load, no
-    timer holds anything back, and a single entry leaves at once. The index follows its entries in the
-    order of writes, so the driver never sees it first (SPL-USED).
+    together: one write of up to ``lanes / 8`` entries, then one of the index. So bursts grow with
+    the load, no timer holds anything back, and a single entry leaves at once. The index follows its
+    entries in the order of writes, so the driver never sees it first (SPL-USED-01).
 
-    | Latency: 9 cycles from ``used`` to the entries' segment. Throughput: a chain a cycle in; a burst every
-      6 cycles out. Storage: 32 entries and 64 bits a queue.
+    | Latency: 9 cycles from ``used`` to the entries' segment. Throughput: a chain a cycle in; a
+    | burst every 7 cycles out. Storage: 32 entries and 64 bits a queue.
 
     Parameters
     ----------
@@ -66,7 +68,7 @@ class UsedRing(wiring.Component):
 
     used_transmit: stream.Interface
     used_receive: stream.Interface
-    config: wiring.PureInterface
+    config: Any
     segments: stream.Interface
     data: stream.Interface
     accepted: Signal
@@ -93,7 +95,7 @@ class UsedRing(wiring.Component):
             "commands": In(stream.Signature(QueueCommandLayout())),
         })
 
-    def elaborate(self, platform: object) -> Module:
+    def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one pipeline
         m = Module()
 
         row_entries = self.lanes // _ENTRY_BYTES
@@ -107,8 +109,9 @@ class UsedRing(wiring.Component):
         m.submodules.finished_copy = finished_copy = ForwardingMemory(16, self.queues)
         m.submodules.written = written = ForwardingMemory(16, self.queues)
         m.submodules.written_copy = written_copy = ForwardingMemory(16, self.queues)
-        m.submodules.entries = entries = memory.Memory(
+        entries: Any = memory.Memory(
             shape=8 * self.lanes, depth=self.queues * rows, init=[])
+        m.submodules.entries = entries
         entry_write = entries.write_port(granularity=8 * _ENTRY_BYTES)
         entry_read = entries.read_port()
         m.submodules.dirty = dirty = WorkList(self.queues)
@@ -123,13 +126,13 @@ class UsedRing(wiring.Component):
 
         queue = Signal(QUEUE_BITS)  # the one at hand in the writer
 
-        # --- Intake: a chain a cycle, in two stages. -----------------------------------------------
+        # --- Intake: a chain a cycle, in two stages. ----------------------------------------------
 
         m.submodules.arbiter = arbiter = StreamArbiter(UsedLayout(), 2)
         connect(m, flipped(self.used_transmit), arbiter.i[0])
         connect(m, flipped(self.used_receive), arbiter.i[1])
 
-        chain = Signal(UsedLayout(), reset_less=True)
+        chain: Any = Signal(UsedLayout(), reset_less=True)
         chain_valid = Signal()
         waiting = Signal(16)
         stored = Signal()
@@ -171,7 +174,7 @@ class UsedRing(wiring.Component):
             entry_write.en.eq(Mux(stored, 1 << slot[:row_bits] if row_bits else 1, 0)),
         ]
 
-        # --- Writer: a burst of the next dirty queue. -------------------------------------------------
+        # --- Writer: a burst of the next dirty queue. ---------------------------------------------
 
         look = Signal(QUEUE_BITS)
         looks = Signal()
@@ -313,7 +316,7 @@ class UsedRing(wiring.Component):
                 count_out.write_enable.eq(index_sent | clear),
             ]
 
-        # --- Two groups a burst: with the second acceptance it is published. -----------------------
+        # --- Two groups a burst: with the second acceptance it is published. ----------------------
 
         pulses = Signal(range(2 * _BURSTS_MAX + 1))
         leaves = Signal()

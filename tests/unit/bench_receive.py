@@ -125,7 +125,8 @@ class World:
     def _use(self, used: dict[str, int]) -> None:
         """What the driver finds at this moment: the frame must be there already."""
         queue, chain_id = used["queue"], used["id"]
-        content = b"".join(bytes(self.memory[base]) for base, _ in self._taken.pop((queue, chain_id)))
+        buffers = self._taken.pop((queue, chain_id))
+        content = b"".join(bytes(self.memory[base]) for base, _ in buffers)
         assert content[:12] == HEADER
         assert set(content[used["bytes"]:]) <= {0xEE}, "bytes behind the frame were written"
         self.used[queue].append((chain_id, used["bytes"]))
@@ -165,7 +166,7 @@ def buffers(rng: random.Random, total: int) -> list[int]:
 @cocotb.test
 @cocotb.parametrize(stalls=[False, True])
 async def every_frame_reaches_its_driver(dut: Any, stalls: bool) -> None:
-    """In order within a queue, whole, behind a header; what does not fit is dropped, its chain kept."""
+    """In order, whole, behind a header; what does not fit is dropped, and its chain kept."""
     rng = random.Random(cocotb.RANDOM_SEED)
     world = await start(dut, stalls)
     sent: dict[int, list[bytes]] = defaultdict(list)

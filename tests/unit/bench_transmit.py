@@ -64,7 +64,8 @@ class Pool:
 class Host:
     """Driver memory and the prefetch room: chains that can be taken, and reads of their buffers."""
 
-    def __init__(self, dut: Any, stalls: bool, seed: int, latency: tuple[int, int] = (10, 80)) -> None:
+    def __init__(self, dut: Any, stalls: bool, seed: int,
+                 latency: tuple[int, int] = (10, 80)) -> None:
         self.dut = dut
         self.rng = random.Random(seed)
         self.memory: dict[int, bytes] = {}
@@ -80,7 +81,8 @@ class Host:
         StreamSink(dut, "reserve", cells, pace(stalls, 35), self.reserved.append)
         self.reads = ReadServer(dut, "reads", "read_answers", lanes=LANES,
                                 context_bits=GATHER_CONTEXT_BITS, read=self._read, seed=seed,
-                                latency=latency, pace=pace(stalls, 36), answer_pace=pace(stalls, 37))
+                                latency=latency, pace=pace(stalls, 36),
+                                answer_pace=pace(stalls, 37))
         self.pool = Pool(dut, stalls)
         self.used: list[tuple[int, int]] = []
         StreamSink(dut, "used", UsedLayout(), pace(stalls, 38),
