@@ -408,7 +408,8 @@ class MsixTable(wiring.Component):
             ]
 
         with m.FSM(init="RESET") as fsm:
-            m.d.comb += self.sending.eq(message.underway | ~fsm.ongoing("IDLE"))
+            m.d.comb += self.sending.eq(message.underway | fsm.ongoing("DECIDE")
+                                        | fsm.ongoing("FETCH") | fsm.ongoing("SEND"))
 
             with m.State("IDLE"):
                 m.d.comb += [

@@ -185,6 +185,20 @@ async def alignments(dut: Any, payload: int, stalls: bool) -> None:
 
 
 @cocotb.test
+async def long_segments(dut: Any) -> None:
+    """Any length up to a jumbo frame, and one as long as a segment can be."""
+    bench = Bench(dut)
+    await bench.start(256)
+    rng = bench.rng
+    sizes = [9030, 9029, *(rng.randint(1, 9030) for _ in range(LANES // 2))]
+    for index, size in enumerate(sizes):
+        bench.send(index % CLIENTS, 0, ((rng.getrandbits(50) << 12) + rng.randrange(PAGE), size))
+    if LANES == 64:
+        bench.send(0, 0, (0x1234_5678_9AB1, (1 << 17) - 1))
+    await bench.finish()
+
+
+@cocotb.test
 @cocotb.parametrize(client_stalls=[False, True], stalls=[False, True])
 async def groups(dut: Any, client_stalls: bool, stalls: bool) -> None:
     """Groups of many segments from all clients: each group is whole, in the order accepted."""
