@@ -35,8 +35,9 @@ class CounterValue(data.StructLayout):
 class _Word(data.StructLayout):
     """A value, and in which period between resets of the card it was written, modulo 4."""
 
-    def __init__(self) -> None:
-        super().__init__({"value": CounterValue(), "period": 2})
+    def __init__(self, *, count_bytes: bool) -> None:
+        bytes_ = {"bytes": 64} if count_bytes else {}
+        super().__init__({"events": 64, **bytes_, "period": 2})
 
 
 class CounterBankMemory(wiring.Component):
@@ -48,7 +49,7 @@ class CounterBankMemory(wiring.Component):
     when its number comes again (if not three resets come before that is done).
 
     | Latency: an event is seen by a look two cycles later. Throughput: an event a cycle.
-    | Storage: 130 bits a counter, twice (a look has a read port of its own).
+    | Storage: 130 bits a counter (66 without bytes), twice: a look has a read port of its own.
 
     Parameters
     ----------
@@ -56,6 +57,8 @@ class CounterBankMemory(wiring.Component):
         Functions that are told apart; 1 for a bank of the card.
     rows
         Counters of each, 1 to 16.
+    count_bytes
+        Whether bytes are counted; else they stay 0.
 
     Members
     -------
@@ -74,13 +77,14 @@ class CounterBankMemory(wiring.Component):
     look: Signal
     value: Any
 
-    def __init__(self, functions: int, rows: int) -> None:
+    def __init__(self, functions: int, rows: int, *, count_bytes: bool) -> None:
         if not 1 <= functions <= 1 << FUNCTION_BITS:
             raise ValueError(f"functions must be from 1 to {1 << FUNCTION_BITS}, not {functions!r}")
         if not 1 <= rows <= 1 << _ROW_BITS:
             raise ValueError(f"rows must be from 1 to {1 << _ROW_BITS}, not {rows!r}")
         self.functions = functions
         self.rows = rows
+        self.count_bytes = count_bytes
         super().__init__({
             "events": In(stream.Signature(CounterEvent(), always_ready=True)),
             "function": In(FUNCTION_BITS),
@@ -93,7 +97,8 @@ class CounterBankMemory(wiring.Component):
         m = Module()
         row_bits = (self.rows - 1).bit_length()
         depth = max(2, self.functions << row_bits)
-        mem: memory.Memory[Any, Any] = memory.Memory(shape=_Word(), depth=depth, init=[])
+        layout = _Word(count_bytes=self.count_bytes)
+        mem: memory.Memory[Any, Any] = memory.Memory(shape=layout, depth=depth, init=[])
         m.submodules.memory = mem
         write = mem.write_port()
         read = mem.read_port()
@@ -110,9 +115,9 @@ class CounterBankMemory(wiring.Component):
         with m.If(booting & ~ResetSignal()):
             m.d.sync += period.eq(period + 1)
 
-        def now(word: Any) -> Any:
+        def now(word: Any, what: str) -> Any:
             """What a word is worth."""
-            return Mux(word.period == period, word.value.as_value(), 0)
+            return Mux(word.period == period, word[what], 0)
 
         # One operation a cycle: an event, or else the next word of the sweep. Read, then write.
         event = self.events.p
@@ -122,19 +127,16 @@ class CounterBankMemory(wiring.Component):
         count = Signal(reset_less=True)
         sweeping = Signal(init=1)
         sweep = Signal(range(depth))
-        word: Any = Signal(_Word())
-        before: Any = Signal(CounterValue())
-        last: Any = Signal(_Word(), reset_less=True)  # what was written in the cycle before
-        again = Signal(reset_less=True)               # and is what this cycle should have read
+        word: Any = Signal(layout)
+        last: Any = Signal(layout, reset_less=True)  # what was written in the cycle before
+        again = Signal(reset_less=True)              # and is what this cycle should have read
         m.d.comb += [
             read.en.eq(1),
             read.addr.eq(Mux(self.events.valid, address(event.function, event.row), sweep)),
             word.eq(Mux(again, last.as_value(), read.data.as_value())),
-            before.as_value().eq(now(word)),
             write.en.eq(busy),
             write.addr.eq(place),
-            write.data.value.events.eq(before.events + count),
-            write.data.value.bytes.eq(before.bytes + more),
+            write.data.events.eq(now(word, "events") + count),
             write.data.period.eq(period),
         ]
         m.d.sync += [
@@ -153,8 +155,13 @@ class CounterBankMemory(wiring.Component):
         m.d.comb += [
             look.en.eq(self.look),
             look.addr.eq(address(self.function, self.row)),
-            self.value.as_value().eq(now(look.data)),
+            self.value.events.eq(now(look.data, "events")),
         ]
+        if self.count_bytes:
+            m.d.comb += [
+                write.data.bytes.eq(now(word, "bytes") + more),
+                self.value.bytes.eq(now(look.data, "bytes")),
+            ]
         return m
 
 
@@ -211,7 +218,8 @@ class Counters(wiring.Component):
             m.d.sync += value.eq(0)
         for number, bank in enumerate(COUNTER_BANKS):
             functions = self.functions if bank.of == "function" else 1
-            counters = CounterBankMemory(functions, len(bank.counters))
+            counters = CounterBankMemory(functions, len(bank.counters),
+                                         count_bytes=any(row.bytes for row in bank.counters))
             m.submodules[bank.name] = counters
             source = getattr(self.events, bank.name)
             exists = Signal()

@@ -263,6 +263,33 @@ async def stalled_interrupts_hold_nobody_up(dut: Any) -> None:
 
 
 @cocotb.test
+async def silent_after_a_reset(dut: Any) -> None:
+    """Status does not read zero before the last interrupt has left; what waited behind it goes."""
+    host = Host(dut)
+    await host.start()
+    function = FUNCTIONS - 1
+    await host.bring_up(function, [0])
+    host.set(function, "config_msix_vector", 1)
+    await host.settle(20)
+    host.interrupts.pace = iter(lambda: False, True)
+    dut.link_up.value = 1
+    await host.settle(30 * FUNCTIONS)
+    host.fault(function)  # a second interrupt, behind the one that is leaving
+    await host.settle(60)
+    host.set(function, "device_status", 0)
+    await host.settle(60)
+    assert host.running == set()
+    assert await host.get(function, "device_status") & DRIVER_OK
+    host.interrupts.pace = always()
+    await host.reset(function)
+    sent = host.interrupts.transfers
+    assert sent == 1
+    await host.settle()
+    assert host.interrupts.transfers == sent
+    await check_fresh(host, function)
+
+
+@cocotb.test
 async def sleep(dut: Any) -> None:
     """D3hot stops the queues and keeps all registers; on return they start, interrupts follow."""
     host = Host(dut)

@@ -64,7 +64,7 @@ class Bench:
         number = next(n for n, each in enumerate(COUNTER_BANKS) if each.name == bank)
         total = self.totals.setdefault((number, row, function), [0, 0])
         total[0] += 1
-        total[1] += size
+        total[1] += size if COUNTER_BANKS[number].counters[row].bytes else 0
 
     def quiet(self) -> None:
         """Let nothing happen from this cycle on."""

@@ -36,9 +36,9 @@ def test_sizes() -> None:
     with pytest.raises(ValueError, match="depth must be from 2 to 255, not 256"):
         FaultLog(256)
     with pytest.raises(ValueError, match="rows must be from 1 to 16, not 17"):
-        CounterBankMemory(1, 17)
+        CounterBankMemory(1, 17, count_bytes=True)
     with pytest.raises(ValueError, match="functions must be from 1 to 256, not 0"):
-        CounterBankMemory(0, 1)
+        CounterBankMemory(0, 1, count_bytes=False)
 
 
 def test_rows() -> None:
