@@ -195,7 +195,8 @@ def run_cocotb(dut: wiring.Component | Design, name: str, bench: str, *, simulat
     Parameters
     ----------
     dut
-        The component, or the `Design` of one. The bench sees its ports alone, named as in the Verilog: ``i__payload``.
+        The component, or the `Design` of one. The bench sees its ports alone, named as in the
+        Verilog: ``i__payload``.
     name
         Name of the Verilog module, and of the build; one for each set of parameters is clearest.
     bench

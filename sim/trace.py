@@ -36,9 +36,9 @@ def _of_write(region_name: str, offset: int) -> str:
     return "frame" if "buffer" in region_name else region_name
 
 
-def _of_read(region_name: str, offset: int, size: int) -> str:
+def _of_read(region_name: str, offset: int) -> str:
     if region_name.endswith("available ring"):
-        return "available index" if offset == 0 and size <= 4 else "available ring"
+        return {0: "interrupt suppression", 2: "available index"}.get(offset, "available ring")
     if region_name.endswith("descriptors"):
         return "descriptor"
     return "frame" if "buffer" in region_name else region_name
@@ -56,7 +56,7 @@ def annotate(card: Card, log: Iterable[TlpRecord], frames: Iterable[WireFrame]) 
             name = "doorbell" if record.kind == "MEM_WRITE" else record.kind.lower()
             steps.append(Step(record.cycle, "host", "card", name, size))
         elif record.channel == "rq" and record.kind == "MEM_READ":
-            name = _of_read(region.name, record.address - region.address, record.size) \
+            name = _of_read(region.name, record.address - region.address) \
                 if region else "frame"  # its buffer has been given back since
             asked[record.tag] = name
             steps.append(Step(record.cycle, "card", "host", f"read {name}", size))

@@ -39,7 +39,7 @@ class UsedRing(wiring.Component):
     the load, no timer holds anything back, and a single entry leaves at once. The index follows its
     entries in the order of writes, so the driver never sees it first (SPL-USED-01).
 
-    | Latency: 9 cycles from ``used`` to the entries' segment. Throughput: a chain a cycle in; a
+    | Latency: 10 cycles from ``used`` to the entries' segment. Throughput: a chain a cycle in; a
     | burst every 7 cycles out. Storage: 32 entries and 64 bits a queue.
 
     Parameters
@@ -129,8 +129,11 @@ class UsedRing(wiring.Component):
         # --- Intake: a chain a cycle, in two stages. ----------------------------------------------
 
         m.submodules.arbiter = arbiter = StreamArbiter(UsedLayout(), 2)
-        connect(m, flipped(self.used_transmit), arbiter.i[0])
-        connect(m, flipped(self.used_receive), arbiter.i[1])
+        # Whether there is room is known late: those who give chains are not to wait for it.
+        for index, used in enumerate((self.used_transmit, self.used_receive)):
+            m.submodules[f"register_{index}"] = register = StreamRegister(UsedLayout())
+            connect(m, flipped(used), register.i)
+            connect(m, register.o, arbiter.i[index])
 
         chain: Any = Signal(UsedLayout(), reset_less=True)
         chain_valid = Signal()
