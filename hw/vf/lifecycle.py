@@ -200,7 +200,7 @@ class Lifecycle(wiring.Component):
             report.valid.eq(tells),
         ]
         with m.FSM(name="fault") as fsm:
-            m.d.comb += fault_busy.eq(~fsm.ongoing("IDLE"))
+            m.d.comb += fault_busy.eq(~fsm.ongoing("IDLE") | self.faults.valid)
             with m.State("IDLE"):
                 m.d.comb += self.faults.ready.eq(1)
                 m.d.sync += fault.eq(self.faults.payload)
