@@ -138,6 +138,7 @@ def run_demo(options: DemoOptions) -> int:
         "device": results["device"],
         "tx": results["tx"], "rx": results["rx"],
         "drops": results["drops"],
+        "counters": results["counters"],
         "latency": results["latency"],
         "throughput": results["throughput"],
         "ways": results["ways"],

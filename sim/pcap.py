@@ -9,6 +9,7 @@ import dpkt
 __all__ = ["PcapError", "read_frames"]
 
 _ETHERNET = 1  # LINKTYPE_ETHERNET
+_FILE_HEADER, _RECORD_HEADER = 24, 16  # bytes of a pcap file
 
 
 class PcapError(ValueError):
@@ -23,6 +24,11 @@ def read_frames(path: Path) -> list[bytes]:
             if reader.datalink() != _ETHERNET:
                 raise PcapError(f"{path}: link type {reader.datalink()}, must be Ethernet (1)")
             frames = [bytes(frame) for _time, frame in reader]
+            # The library takes a capture that ends inside a record for one that ends before it.
+            if not isinstance(reader, dpkt.pcapng.Reader) and path.stat().st_size != (
+                    _FILE_HEADER + sum(_RECORD_HEADER + len(frame) for frame in frames)):
+                raise PcapError(f"{path}: broken (it ends inside a frame); must be a pcap or "
+                                "pcapng file")
     except FileNotFoundError:
         raise PcapError(f"{path}: no such file; must be a pcap or pcapng file") from None
     except OSError as error:
