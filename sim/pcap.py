@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import dpkt
@@ -10,10 +11,20 @@ __all__ = ["PcapError", "read_frames"]
 
 _ETHERNET = 1  # LINKTYPE_ETHERNET
 _FILE_HEADER, _RECORD_HEADER = 24, 16  # bytes of a pcap file
+_LITTLE = (b"\xd4\xc3\xb2\xa1", b"\x4d\x3c\xb2\xa1")  # microseconds, nanoseconds
 
 
 class PcapError(ValueError):
     """A capture that cannot be used: the message names the file and what is wrong."""
+
+
+def _ends_inside(content: bytes) -> bool:
+    """Whether a pcap file ends inside a record; the library takes it for a shorter one."""
+    order = "<I" if content[:4] in _LITTLE else ">I"
+    at = _FILE_HEADER
+    while at + _RECORD_HEADER <= len(content):
+        at += _RECORD_HEADER + struct.unpack_from(order, content, at + 8)[0]
+    return at != len(content)
 
 
 def read_frames(path: Path) -> list[bytes]:
@@ -24,11 +35,9 @@ def read_frames(path: Path) -> list[bytes]:
             if reader.datalink() != _ETHERNET:
                 raise PcapError(f"{path}: link type {reader.datalink()}, must be Ethernet (1)")
             frames = [bytes(frame) for _time, frame in reader]
-            # The library takes a capture that ends inside a record for one that ends before it.
-            if not isinstance(reader, dpkt.pcapng.Reader) and path.stat().st_size != (
-                    _FILE_HEADER + sum(_RECORD_HEADER + len(frame) for frame in frames)):
-                raise PcapError(f"{path}: broken (it ends inside a frame); must be a pcap or "
-                                "pcapng file")
+        if not isinstance(reader, dpkt.pcapng.Reader) and _ends_inside(path.read_bytes()):
+            raise PcapError(f"{path}: broken (it ends inside a frame); must be a pcap or "
+                            "pcapng file")
     except FileNotFoundError:
         raise PcapError(f"{path}: no such file; must be a pcap or pcapng file") from None
     except OSError as error:
