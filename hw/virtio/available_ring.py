@@ -227,7 +227,8 @@ class AvailableRing(wiring.Component):
         pending = Signal(16, reset_less=True)  # entries known and not read
         delta = Signal(16, reset_less=True)    # new ones
         used = Signal(16, reset_less=True)     # known before, and not taken by the consumer
-        boundary = Signal(range(BURST_MAX + 1), reset_less=True)  # entries up to the next burst
+        run = Signal(range(BURST_MAX + 1), reset_less=True)  # entries up to the ring's end
+        behind = Signal(16)                    # of those, without the first
         order = Signal(4, reset_less=True)
 
         # DECIDE
@@ -236,7 +237,8 @@ class AvailableRing(wiring.Component):
         count = Signal(range(BURST_MAX + 1))
         index = Signal(sizes.index_bits)
         m.d.comb += [
-            count.eq(Mux(pending < boundary, pending, boundary)),
+            behind.eq(~state.fetch & (ring.size - 1)),
+            count.eq(Mux(pending < run, pending, run)),
             index.eq(state.fetch & (ring.size - 1)),
         ]
         self._decide(m, event, chosen, after, requeue, state=state, alive=alive,
@@ -331,8 +333,7 @@ class AvailableRing(wiring.Component):
                     pending.eq(known - state.fetch),
                     delta.eq(answer.index - state.known),
                     used.eq(state.known - position.data),
-                    # Bursts end where the ring does, as both are powers of two.
-                    boundary.eq(Mux(ring.size[4], 16 - state.fetch[:4], 32 - state.fetch[:5])),
+                    run.eq(Mux(behind >= BURST_MAX, BURST_MAX, behind[:5] + 1)),
                     order.eq(_log2(ring.size)),
                 ]
                 with m.If(event == _Event.STOP):

@@ -156,6 +156,17 @@ def shared(queue: Queue, rng: random.Random) -> None:
     two(queue, lambda _first: chain.numbers[-1])
 
 
+def inside(queue: Queue) -> None:
+    """Add a chain of neighbours with an empty buffer in the middle of a walk's answer."""
+    queue.free.sort()
+    place = next(k for k in range(len(queue.free)) if queue.free[k + 4] == queue.free[k] + 4)
+    numbers = [queue.free.pop(place) for _ in range(5)]
+    for step, number_ in enumerate(numbers):
+        queue.descriptor(number_, 0x1234, 0 if step == 2 else 100,
+                         (NEXT if step < 4 else 0) | (0 if TRANSMIT else WRITE), number_ + 1)
+    queue.entry(numbers[0])
+
+
 def advance(queue: Queue, count: int) -> None:
     queue.index = (queue.index + count) & 0xFFFF
 
@@ -173,6 +184,7 @@ def fault_cases() -> dict[str, tuple[FaultReason, Callable[[Queue, World], None]
         "loop": (FaultReason.LOOP, lambda q, w: ring(q, 7)),
         "shared": (FaultReason.LOOP, lambda q, w: shared(q, w.rng)),
         "zero": (FaultReason.ZERO_LENGTH, lambda q, w: bad_chain(q, length=0)),
+        "inside": (FaultReason.ZERO_LENGTH, lambda q, w: inside(q)),
         "direction": (FaultReason.DIRECTION, lambda q, w: bad_chain(q, flags=right ^ WRITE)),
         "indirect": (FaultReason.BAD_FLAGS, lambda q, w: bad_chain(q, flags=right | INDIRECT)),
         "unknown": (FaultReason.BAD_FLAGS, lambda q, w: bad_chain(q, flags=right | 1 << 15)),
@@ -270,7 +282,7 @@ async def no_kick_is_lost(dut: Any) -> None:
     w = world(dut, False, 13, latency=(6, 6), write_latency=(3, 3), hold=(0, 0))
     queue, = await w.begin({number(1): 32})
     silences = 0
-    for landing in (0, 11):
+    for landing in (0, 30):  # sooner and later than the card looks again
         w.fixed_landing = landing
         for offset in range(110):
             for _ in range(8):  # enough to be asked for silence

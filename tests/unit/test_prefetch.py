@@ -18,7 +18,7 @@ def make(lanes: int, direction: str, size_max: int,
          functions: int = 3, first_position: int = 0) -> tuple[Prefetch, dict[str, object]]:
     dut = Prefetch(lanes, direction=direction, functions=functions, stride=2,  # type: ignore[arg-type]
                    queue_size_max=size_max, max_chain_bytes=9100,
-                   chains_max=128 if size_max < 1024 else 512, first_position=first_position)
+                   chains_max=64 if size_max < 1024 else 512, first_position=first_position)
     return dut, {"lanes": lanes, "direction": direction, "size_max": size_max,
                  "context_bits": dut.context_bits, "first_position": first_position}
 
