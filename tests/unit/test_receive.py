@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """Deliver and Scatter together: queued frames in, written chains out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """Gather and FrameAssembly together: chains in, frames out."""
 
 from __future__ import annotations

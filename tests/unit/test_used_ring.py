@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """UsedRing: entries before their index, each once, in bursts."""
 
 from __future__ import annotations
