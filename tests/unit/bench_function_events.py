@@ -324,7 +324,17 @@ async def sleep(dut: Any) -> None:
     await host.settle()
     assert host.asked == [("STOP", base), ("START", base), ("START", base + 1)]
 
-    # Reset while a stop is under way: both happen, one after the other.
+
+@cocotb.test
+async def sleep_and_reset(dut: Any) -> None:
+    """A reset that comes during a stop follows it; nothing starts in sleep or during a stop."""
+    host = Host(dut)
+    await host.start()
+    host.hold_stops = True
+    function = FUNCTIONS - 1
+    base = function * STRIDE
+    await host.bring_up(function, [0, 1])
+    await host.settle(40)
     host.asked.clear()
     dut.sleep.value = 1 << function
     await host.settle()
@@ -346,6 +356,29 @@ async def sleep(dut: Any) -> None:
     dut.sleep.value = 0
     await host.settle()
     assert host.asked == [("START", base + 1)]
+
+    # Awake, and the driver is ready before the stop has ended: a start would come before its end.
+    await _reset_now(host, function)
+    dut.sleep.value = 1 << function
+    await host.settle()
+    dut.sleep.value = 0
+    await host.settle()
+    host.asked.clear()
+    await host.bring_up(function, [0])
+    await host.settle()
+    assert host.asked == []
+    host.report_stopped(function)
+    await host.settle()
+    assert host.asked == [("START", base)]
+
+
+async def _reset_now(host: Host, function: int) -> None:
+    """Reset a function whose stops are held."""
+    host.set(function, "device_status", 0)
+    await host.settle()
+    host.report_stopped(function)
+    await host.settle()
+    assert await host.get(function, "device_status") == 0
 
 
 def _something(host: Host, rng: random.Random, function: int, asleep: int) -> int:
