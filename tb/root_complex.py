@@ -81,7 +81,7 @@ class TlpRecord:
     """First byte that is written or asked for. Of a completion: where its data lie; -1 when nobody
     knows."""
     size: int
-    """Bytes that are written or asked for; of completions and of the host's requests, in whole dwords."""
+    """Bytes that are written or asked for; of completions and the host's requests whole dwords."""
     tag: int
     requester_id: int
     data: bytes

@@ -130,10 +130,10 @@ class UsedRing(wiring.Component):
 
         m.submodules.arbiter = arbiter = StreamArbiter(UsedLayout(), 2)
         # Whether there is room is known late: those who give chains are not to wait for it.
-        for index, used in enumerate((self.used_transmit, self.used_receive)):
-            m.submodules[f"register_{index}"] = register = StreamRegister(UsedLayout())
+        for side, used in enumerate((self.used_transmit, self.used_receive)):
+            m.submodules[f"register_{side}"] = register = StreamRegister(UsedLayout())
             connect(m, flipped(used), register.i)
-            connect(m, register.o, arbiter.i[index])
+            connect(m, register.o, arbiter.i[side])
 
         chain: Any = Signal(UsedLayout(), reset_less=True)
         chain_valid = Signal()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -22,6 +24,19 @@ __all__ = ["DmaWritePath"]
 
 class DmaWritePath(wiring.Component):
     """`DmaWrite` and behind it `Requester`."""
+
+    segments: Any
+    data: Any
+    accepted: Any
+    payload_size: Any
+    bus_device: Any
+    bus_master: Any
+    np_credit: Any
+    reads: Any
+    rq: Any
+    discarded: Any
+    writes_accepted: Any
+    writes_left: Any
 
     def __init__(self, lanes: int, *, clients: int, functions: int,
                  max_payload_bytes: int) -> None:

@@ -1,5 +1,7 @@
 """A mirror instead of a card: what the host sends comes back, as if the card had sent it."""
 
+from typing import Any
+
 from amaranth import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -13,6 +15,13 @@ __all__ = ["Loop"]
 
 class Loop(wiring.Component):
     """The ports of the card, with ``cq`` tied to ``rq``, ``rc`` to ``cc``, the wire to itself."""
+
+    cq: Any
+    cc: Any
+    rq: Any
+    rc: Any
+    wire_rx: Any
+    wire_tx: Any
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
