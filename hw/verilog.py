@@ -212,6 +212,22 @@ def _sizes(text: str) -> dict[str, Any]:
             "memory_bits": memory_bits, "memories": memories}
 
 
+_PORT = re.compile(r"^  wire width (\d+) (input|output) \d+ +\\(\S+)$")
+
+
+def describe(text: str, module: str, preset: str, config: NicConfig) -> dict[str, Any]:
+    """Say what a card's Verilog is: its ports, parameters and sizes, from its RTLIL."""
+    ports = []
+    inside = False
+    for line in text.split("\n"):
+        if line.startswith("module "):
+            inside = line == f"module \\{module}"
+        elif inside and (found := _PORT.match(line)):
+            ports.append({"name": found[3], "direction": found[2], "bits": int(found[1])})
+    return {"config": preset, "module": module, "design": design_hash(text),
+            "parameters": asdict(config), "ports": ports, "sizes": _sizes(text)}
+
+
 def write_card(preset: str, overrides: dict[str, Any], folder: Path) -> Path:
     """Write the card of a preset as ``<preset>.v``, and its ports and sizes as ``<preset>.json``.
 
@@ -221,18 +237,9 @@ def write_card(preset: str, overrides: dict[str, Any], folder: Path) -> Path:
     from hw.nic import SmartNic  # noqa: PLC0415  # only the whole card needs the whole house
 
     name = "-".join([preset, *(f"{key}{value}" for key, value in sorted(overrides.items()))])
-    card = SmartNic(config)
-    text = to_rtlil(card, "ringlet")
+    text = to_rtlil(SmartNic(config), "ringlet")
     path = _write(text, folder / f"{name}.v")
-    about = {
-        "config": preset,
-        "module": "ringlet",
-        "design": design_hash(text),
-        "parameters": asdict(config),
-        "ports": [{"name": port, "direction": way.value, "bits": len(value)}
-                  for port, (value, way) in _ports(card).items()],
-        "sizes": _sizes(text),
-    }
+    about = describe(text, "ringlet", preset, config)
     write_if_changed(folder / f"{name}.json", json.dumps(about, indent=2) + "\n")
     return path
 

@@ -72,10 +72,10 @@ def main() -> int:
         from hw.verilog import write_card  # noqa: PLC0415
 
         for preset in NicConfig.PRESETS:
-            for overrides in ({}, {"vfs": 3}):
-                card = write_card(preset, overrides, toolchain.build_folder() / "lint")
-                problems += verilator_lint(card, "ringlet").splitlines()
-                cards += 1
+            overrides = {"vfs": 3} if preset == "full" else {}  # SR-IOV is there or not: see both
+            card = write_card(preset, overrides, toolchain.build_folder() / "lint")
+            problems += verilator_lint(card, "ringlet").splitlines()
+            cards += 1
     print("\n".join(problems) or f"hardware rules and {cards} cards: no remarks")
     return 1 if problems else 0
 

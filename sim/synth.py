@@ -109,10 +109,12 @@ def map_rtlil(text: str, top: str) -> Mapped:
             done = subprocess.run(
                 [yosys, "-q", "-s", "script.ys"], cwd=folder, check=False,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            if done.returncode:
+            mapped = Path(folder) / "mapped.json"
+            if done.returncode or not mapped.exists():
                 tail = "\n".join(done.stdout.splitlines()[-20:])
-                raise SynthesisError(f"yosys could not map {top}:\n{tail}")
-            modules = json.loads((Path(folder) / "mapped.json").read_text())["modules"]
+                raise SynthesisError(
+                    f"yosys could not map {top}: it ended with {done.returncode}\n{tail}".rstrip())
+            modules = json.loads(mapped.read_text())["modules"]
         netlist = Netlist(modules[top])
         if strange := netlist.unknown_cells(_BOX.findall(text)):
             raise SynthesisError(f"{top}: cells that sim/netlist.py does not know: {strange}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from amaranth import Module, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hw.verilog import to_rtlil, write_verilog
+from hw.config import NicConfig
+from hw.verilog import describe, to_rtlil, write_verilog
 from sim.runner import run_cocotb
 
 
@@ -107,6 +110,20 @@ def test_deep_memories_are_cheap(tmp_path: Path) -> None:
     path = write_verilog(Store(depth=65536, width=32, init=[]), "deep", tmp_path)
     assert time.process_time() - start < 5
     assert len(path.read_text().splitlines()) < 100
+
+
+def test_a_card_is_described() -> None:
+    """Every port of the module, clock and reset included, and what it holds."""
+    text = to_rtlil(Store(depth=64, width=32, init=[]), "store")
+    about = describe(text, "store", "small", NicConfig.preset("small"))
+    schema = Path(__file__).parents[2] / "docs" / "schema" / "verilog.schema.json"
+    jsonschema.validate(about, json.loads(schema.read_text()))
+    assert {(port["name"], port["direction"], port["bits"]) for port in about["ports"]} == {
+        ("clk", "input", 1), ("rst", "input", 1), ("read_address", "input", 6),
+        ("read_data", "output", 32), ("write_address", "input", 6), ("write_data", "input", 32),
+        ("write_enable", "input", 4)}
+    assert about["sizes"]["memory_bits"] == 64 * 32
+    assert about["parameters"]["data_bits"] == 64
 
 
 def test_other_conversions_are_left_alone() -> None:
