@@ -25,6 +25,7 @@ __all__ = ["WALK_MAX", "DescriptorReads", "RunMerger"]
 
 _ENTRY_BITS = 16
 _COUNT = range(BURST_MAX + 1)
+_STEP_MAX = 4
 
 WALK_MAX = 4
 """Descriptors that are read to follow a chain: one cache line. Those that the chain does not name
@@ -34,8 +35,10 @@ in turn are thrown away."""
 class RunMerger(wiring.Component):
     """Take ring entries one by one, and merge neighbours into runs.
 
-    A run are heads whose descriptors lie side by side in the table, in the order of the ring or
-    against it (a driver that keeps its free descriptors on a stack hands them out in both).
+    A run are heads that lie in the table at equal distances of 1 to 4, in the order of the ring or
+    against it: a driver that keeps its free descriptors on a stack hands them out in both, and
+    chains of equal lengths lie side by side. What lies between the heads is read with them, and
+    counts only where a chain names it.
 
     The entry's chain holds an obligation from here on until it can be taken or is given up. The
     read of the entries brought one; the others are taken on before the first run leaves.
@@ -124,19 +127,27 @@ class RunMerger(wiring.Component):
 
         run: Any = Signal(RunLayout(sizes), reset_less=True)
         run_valid = Signal()
-        above = Signal(_ENTRY_BITS, reset_less=True)  # the entry that goes on upwards, downwards
-        below = Signal(_ENTRY_BITS, reset_less=True)
+        latest = Signal(_ENTRY_BITS, reset_less=True)  # the entry taken last
+        up = Signal(_ENTRY_BITS)                       # from there to this one
+        down = Signal(_ENTRY_BITS)
+        step = Signal(range(_STEP_MAX))
         entry = Signal(_ENTRY_BITS)
         joins = Signal()
+        goes_up = Signal()
         goes_down = Signal()
+        span = Signal(range(2 * BURST_MAX))
         run_free = Signal()
         single = Signal(reset_less=True)
         full = Signal(reset_less=True)
         m.d.comb += [
             entry.eq(window[:_ENTRY_BITS]),
-            goes_down.eq((entry == below) & (single | run.down)),
-            joins.eq(run_valid & ~full
-                     & (goes_down | ((entry == above) & (single | ~run.down)))),
+            up.eq(entry - latest - 1),
+            down.eq(latest - entry - 1),
+            goes_up.eq((up < _STEP_MAX) & (single | ((up == run.step) & ~run.down))),
+            goes_down.eq((down < _STEP_MAX) & (single | ((down == run.step) & run.down))),
+            joins.eq(run_valid & ~full & (goes_up | goes_down)),
+            step.eq(Mux(goes_down, down[:2], up[:2])),
+            span.eq(Mux(single, (step + 1) << 1, run.span + run.step + 1)),
             run_free.eq(~run_valid | self.runs.ready),
             self.runs.payload.eq(run),
         ]
@@ -203,16 +214,19 @@ class RunMerger(wiring.Component):
                     m.next = "IDLE"
 
         with m.If(takes):
-            m.d.sync += [above.eq(entry + 1), below.eq(entry - 1), run_valid.eq(1)]
+            m.d.sync += [latest.eq(entry), run_valid.eq(1)]
             with m.If(joins):
                 m.d.sync += [
                     run.count.eq(run.count + 1),
+                    run.span.eq(span),
+                    run.step.eq(step),
                     run.down.eq(goes_down),
                     single.eq(0),
-                    full.eq(run.count == BURST_MAX - 1),
+                    full.eq(span + step + 1 > BURST_MAX),
                 ]
             with m.Else():
-                m.d.sync += [run.count.eq(1), run.down.eq(0), single.eq(1), full.eq(0)]
+                m.d.sync += [run.count.eq(1), run.span.eq(1), run.step.eq(0), run.down.eq(0),
+                             single.eq(1), full.eq(0)]
             # A run is named by its lowest descriptor, and the place of that one.
             with m.If(~joins | goes_down):
                 m.d.sync += [run.descriptor.eq(entry), run.index.eq(index)]
@@ -226,7 +240,8 @@ class _DescriptorRead(data.StructLayout):
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
             "member": sizes.member_bits, "order": 4, "descriptor": 16, "index": sizes.index_bits,
-            "lap": 1, "count": _COUNT, "down": 1, "walk": 1,
+            "lap": 1, "count": _COUNT, "span": _COUNT, "step": range(_STEP_MAX), "down": 1,
+            "walk": 1,
             "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1,
         })
 
@@ -291,16 +306,17 @@ class DescriptorReads(wiring.Component):
         taken: Any = Signal(_DescriptorRead(sizes))
         held: Any = Signal(_DescriptorRead(sizes), reset_less=True)
         held_valid = Signal()
-        highest = Signal(17, reset_less=True)  # descriptor of a run
+        highest = Signal(17, reset_less=True)  # head of a run
         arrives = Signal()
         moves = Signal()  # what is held goes, or there is nothing
         m.d.comb += arrives.eq((self.runs.valid | self.walks.valid) & moves)
         with m.If(self.walks.valid):
             for name in ("member", "order", "descriptor", "index", "lap", "bytes", "segments"):
                 m.d.comb += taken[name].eq(self.walks.p[name])
-            m.d.comb += [taken.walk.eq(1), taken.count.eq(1)]
+            m.d.comb += [taken.walk.eq(1), taken.count.eq(1), taken.span.eq(1)]
         with m.Else():
-            for name in ("member", "order", "descriptor", "index", "lap", "count", "down"):
+            for name in ("member", "order", "descriptor", "index", "lap", "count", "span",
+                         "step", "down"):
                 m.d.comb += taken[name].eq(self.runs.p[name])
         m.d.comb += [
             self.walks.ready.eq(moves),
@@ -313,26 +329,28 @@ class DescriptorReads(wiring.Component):
         with m.If(moves):
             m.d.sync += held_valid.eq(arrives)
         with m.If(arrives):
-            m.d.sync += [held.eq(taken), highest.eq(taken.descriptor + taken.count - 1)]
+            m.d.sync += [held.eq(taken),
+                         highest.eq(taken.descriptor + (taken.span - taken.step - 1))]
 
         outside = Signal()
         dropping = Signal()       # it is not read: three things are to be told
         drops = Signal()
         left = Signal(16)         # descriptors from here to the end of the table
-        walk_count = Signal(_COUNT)
+        wanted = Signal(_COUNT)
+        count = Signal(_COUNT)
         number = Signal(sizes.index_bits)
         m.d.comb += [
             outside.eq(highest >= config.config.size),
             drops.eq(held_valid & (outside | faulted.data)),
             left.eq(config.config.size - held.descriptor),
-            walk_count.eq(Mux(left < WALK_MAX, left, WALK_MAX)),
+            wanted.eq(Mux(held.walk, WALK_MAX, held.span)),
+            count.eq(Mux(left < wanted, left, wanted)),
             number.eq(held.descriptor),
         ]
         out: Any = Signal(ReadRequestLayout(sizes.lanes, self._context.size), reset_less=True)
         out_valid = Signal()
         out_free = Signal()
         context: Any = data.View(self._context, out.context)
-        count = Mux(held.walk, walk_count, held.count)
         m.d.comb += [
             out_free.eq(~out_valid | self.reads.ready),
             self.reads.valid.eq(out_valid),
@@ -357,6 +375,7 @@ class DescriptorReads(wiring.Component):
                 context.lap.eq(held.lap),
                 context.count.eq(count),
                 context.descriptor.eq(number),
+                context.step.eq(held.step),
                 context.down.eq(held.down),
                 context.bytes.eq(held.bytes),
                 context.segments.eq(held.segments),

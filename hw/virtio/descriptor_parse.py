@@ -168,7 +168,10 @@ class DescriptorParser(wiring.Component):
         here = Signal(range(per_beat + 1))         # descriptors in the window
         missing = Signal(range(max(2, beats)))     # beats, to fill it, after this one
         left = Signal(range(BURST_MAX + 1), reset_less=True)  # descriptors of the answer
+        run = Signal(reset_less=True)
         down = Signal(reset_less=True)
+        step = Signal(2, reset_less=True)   # descriptors between two heads
+        place = Signal(2, reset_less=True)  # behind the head before
         named = Signal(reset_less=True)
         now: Any = Signal(_OperationLayout(sizes), reset_less=True)  # known before it is seen
         above = Signal(16, reset_less=True)
@@ -178,6 +181,7 @@ class DescriptorParser(wiring.Component):
         last = Signal()
         empties = Signal()
         follows = Signal()
+        head_next = Signal()
         m.d.comb += [
             raw.eq(window[:_DESCRIPTOR_BITS]),
             sweeps.eq(self.sweeps.valid & ((here == 0) | (patience == 0))),
@@ -186,11 +190,13 @@ class DescriptorParser(wiring.Component):
             last.eq(left == 1),
             empties.eq((here == 0) | (takes & ((here == 1) | last))),
             self.answers.ready.eq(empties),
-            follows.eq(raw.has_next & (raw.next == above) & ~last & (now.error == 0)),
+            head_next.eq(run & (place == step)),
+            follows.eq(raw.has_next & (raw.next == above) & ~last & ~head_next
+                       & (now.error == 0)),
             valid.eq((here != 0) | sweeps),
             operation.eq(now),
             operation.named.eq(now.head | named),
-            operation.final.eq(now.head | ~follows),
+            operation.final.eq(~follows),
             operation.ends.eq(last),
         ]
         with m.If(sweeps):
@@ -214,11 +220,16 @@ class DescriptorParser(wiring.Component):
                 left.eq(left - 1),
                 now.number.eq(now.number + 1),
                 above.eq(above + 1),
-                now.first.eq(now.head),
+                now.head.eq(head_next),
+                now.first.eq(head_next),
                 named.eq(operation.named & follows),
+                place.eq(place + 1),
             ]
-            with m.If(now.head):
-                m.d.sync += now.index.eq(Mux(down, now.index - 1, now.index + 1))
+            with m.If(head_next):
+                m.d.sync += [
+                    now.index.eq(Mux(down, now.index - 1, now.index + 1)),
+                    place.eq(0),
+                ]
             with m.If(last):
                 m.d.sync += here.eq(0)
         with m.If(empties & self.answers.valid):
@@ -233,7 +244,10 @@ class DescriptorParser(wiring.Component):
             with m.If(beat.first):
                 m.d.sync += [
                     left.eq(context.count),
+                    run.eq(context.kind == ReadKind.RUN),
                     down.eq(context.down),
+                    step.eq(context.step),
+                    place.eq(0),
                     named.eq(1),
                     now.eq(0),
                     now.member.eq(context.member),

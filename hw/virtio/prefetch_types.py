@@ -39,6 +39,7 @@ DESCRIPTOR_BYTES = 16
 
 COUNT_BITS = 6
 ORDER_BITS = 4
+STEP_BITS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,8 @@ class PrefetchContextLayout(data.StructLayout):
     lap        Parity of the lap of that place
     count      Entries, or descriptors, of the answer
     descriptor RUN, WALK: number of the first one
-    down       RUN: the next descriptors belong to places below, not above
+    step       RUN: descriptors from one head to the next, less one
+    down       RUN: the next heads belong to places below, not above
     bytes      WALK: of the chain so far
     segments   WALK: of the chain so far
     ========== ====================================================================
@@ -162,7 +164,7 @@ class PrefetchContextLayout(data.StructLayout):
         super().__init__({
             "kind": ReadKind, "member": sizes.member_bits, "order": ORDER_BITS,
             "index": sizes.index_bits, "lap": 1, "count": COUNT_BITS,
-            "descriptor": sizes.index_bits, "down": 1,
+            "descriptor": sizes.index_bits, "step": STEP_BITS, "down": 1,
             "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1,
         })
 
@@ -175,13 +177,16 @@ class IndexAnswerLayout(data.StructLayout):
 
 
 class RunLayout(data.StructLayout):
-    """Heads side by side: ``count`` descriptors from number ``descriptor`` up, of places from
-    ``index`` up (or ``down``). The numbers are not checked yet."""
+    """Heads at equal distances: ``count`` of them, the lowest number ``descriptor``, the next ones
+    each ``step`` + 1 above, of places from ``index`` up (or ``down``). ``span`` descriptors hold
+    them all, with as many behind the last head as behind each other one. The numbers are not
+    checked yet."""
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
             "member": sizes.member_bits, "order": ORDER_BITS, "descriptor": 16,
-            "index": sizes.index_bits, "lap": 1, "count": COUNT_BITS, "down": 1,
+            "index": sizes.index_bits, "lap": 1, "count": COUNT_BITS, "span": COUNT_BITS,
+            "step": STEP_BITS, "down": 1,
         })
 
 

@@ -53,9 +53,13 @@ async def feed(w: World, queue: Queue, chains: int, seed: int, *, longest: int =
             if len(queue.free) < count:
                 w.kick(queue)
                 await w.until(partial(has_free, queue, count), why="descriptors")
-            if rng.random() < 0.2:
+            # From a stack, in the order of the table, or anyhow.
+            order = rng.random()
+            if order < 0.3:
+                queue.free.sort()
+            elif order < 0.4:
                 rng.shuffle(queue.free)
-            queue.add(lengths(rng, count), rng, pick=rng.choice([-1, -1, 0]))
+            queue.add(lengths(rng, count), rng, pick=rng.choice([-1, 0]))
             chains -= 1
         w.kick(queue)
         await cycles(w.dut, rng.randint(0, pause))
@@ -342,6 +346,15 @@ async def runs_are_read_together(dut: Any) -> None:
         assert reads[0]["address"] == queue.desc
         assert sum(read["context"] & 2 != 0 for read in w.reads[before:]) == 1
         queue.free.sort(reverse=turn == 0)
+    # Chains side by side, in the order of the table or against it, and one that goes over its end.
+    for size, down in ((2, False), (2, True), (3, False), (4, True)):
+        heads = list(range(0, 32 - size + 1, size))
+        for head in reversed(heads) if down else heads:
+            queue.add([60] * size, w.rng, numbers=list(range(head, head + size)))
+        before = len(w.reads)
+        w.kick(queue)
+        await w.settle()
+        assert sum(read["context"] & 2 != 0 for read in w.reads[before:]) == 1, (size, down)
     queue.free = list(range(32))
     before = len(w.reads)
     queue.add([60] * 9, w.rng, pick=0)
