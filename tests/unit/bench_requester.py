@@ -185,7 +185,8 @@ async def a_client_that_sees_accepted_may_fence(dut: Any) -> None:
     bench.grant(20)
     await cycles(dut, 4)
     for tag in range(20):
-        bench.rq.pace = iter([False] * (tag % 7) + [True] * 10_000)
+        # The bytes come when the write has long been accepted.
+        bench.data[0].pace = iter([False] * (tag % 13) + [True] * 10_000)
         number = bench.write(8 * (1 + tag % 5))
         while not bench.accepted or bench.accepted[-1][1] != number:
             await bench.edge
