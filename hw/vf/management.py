@@ -143,9 +143,8 @@ class Management(wiring.Component):
         for row in REGISTERS:
             if any(field.access == "RW" for field in row.fields):
                 kept[row.name] = word = Signal(32, name=row.name)
-                bits = sum(field.mask for field in row.fields if field.access == "RW")
                 with m.If(writes & is_chosen(row.name)):
-                    m.d.sync += word.eq((word & ~mask | request.data & mask) & bits)
+                    m.d.sync += word.eq(word & ~mask | request.data & mask)
 
         select = register("counter_select")
         looks = Signal()

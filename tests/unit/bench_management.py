@@ -244,3 +244,36 @@ async def reset_of_the_card(dut: Any) -> None:
         await _check(bench)
     assert await bench.get("fault_log") == 0
     assert await bench.get("counter_select") & 0xF != 0xF
+
+
+@cocotb.test
+async def many_resets(dut: Any) -> None:
+    """Nothing comes back from an earlier life: not after two resets at once, nor after many."""
+    bench = Bench(dut)
+    await bench.start()
+    rng = random.Random(cocotb.RANDOM_SEED)
+    await _flood(bench, rng, 60, 1.0)
+    for _ in range(2):
+        dut.rst.value = 1
+        await cycles(dut, 1)
+        dut.rst.value = 0
+        await cycles(dut, 1)
+    bench.totals.clear()
+    await _check(bench)
+    await _flood(bench, rng, 60, 1.0)
+    for _ in range(4):
+        dut.rst.value = 1
+        await cycles(dut, 1)
+        dut.rst.value = 0
+        bench.totals.clear()
+        # No cycle is free in which a word could be cleared, for longer than clearing takes.
+        for bank in SOURCES:
+            bench.count(bank.name, 0, 0, 0)
+        await cycles(dut, 20 * FUNCTIONS)
+        bench.quiet()
+        await cycles(dut, 20 * FUNCTIONS)
+    for number, bank in enumerate(COUNTER_BANKS):
+        for row in range(1, len(bank.counters)):
+            assert await bench.counted(number, row, 0) == [0, 0], (bank.name, row)
+        if bank.of == "function" and FUNCTIONS > 1:
+            assert await bench.counted(number, 0, FUNCTIONS - 1) == [0, 0], bank.name
