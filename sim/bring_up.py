@@ -19,6 +19,9 @@ from tb.wire import Wire
 __all__ = ["Card", "bring_up", "config_parameter", "given_config"]
 
 
+_UNDER_WAY_CYCLES = 100
+
+
 def config_parameter(config: NicConfig) -> dict[str, str]:
     """Give the card's configuration as a parameter of a bench: see `given_config`."""
     return {"config": json.dumps(asdict(config))}
@@ -66,4 +69,6 @@ async def bring_up(dut: Any, *, options: RootComplexOptions | None = None,
     device = await NetDevice.probe(port, function, net)
     if open_device:
         await device.open()
+        # The driver's last writes are posted: a frame that came now would find no queue running.
+        await ticker.sleep(_UNDER_WAY_CYCLES)
     return Card(dut, config, ticker, host, wire, port, function, device)
