@@ -366,7 +366,7 @@ class RootComplex:
         if request.kind == RequestKind.CONFIG_READ:
             value = int.from_bytes(access.completions[-1].payload, "little")
             self.function(request.completer_id).note_read(
-                request.address, request.first_be, value)
+                request.address, request.first_be, value, self.now)
         elif request.kind == RequestKind.CONFIG_WRITE:
             self.function(request.completer_id).note_written(
                 request.address, request.first_be, int.from_bytes(request.payload, "little"),

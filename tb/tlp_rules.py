@@ -28,6 +28,7 @@ class FunctionShadow:
         self.bus_master = False
         self.bus_master_off_at = -1
         """Cycle in which the function was told, and answered, that it may no longer ask."""
+        self._resetting = False
 
     def _express(self) -> int | None:
         """Where the PCI Express capability is, if the host has walked that far."""
@@ -64,8 +65,9 @@ class FunctionShadow:
         """Number of tags that the function may use."""
         return 256 if self._device_control() >> 8 & 1 else 32
 
-    def note_read(self, register: int, enables: int, value: int) -> None:
+    def note_read(self, register: int, enables: int, value: int, cycle: int = 0) -> None:
         """A configuration read has succeeded."""
+        self._end_reset(cycle)
         mask = _lanes(enables)
         self._known[register] = self._known.get(register, 0) & ~mask | value & mask
 
@@ -75,7 +77,12 @@ class FunctionShadow:
             self.bus_master = True
 
     def note_written(self, register: int, enables: int, value: int, cycle: int) -> None:
-        """A configuration write has succeeded: what it forbids is forbidden from now on."""
+        """A configuration write has succeeded: what it forbids is forbidden from now on.
+
+        A function that is told to reset itself has time to do so: it may finish what is under
+        way until it answers the next access with anything but a retry.
+        """
+        self._end_reset(cycle)
         mask = _lanes(enables)
         after = self._known.get(register, 0) & ~mask | value & mask
         self._known[register] = after
@@ -84,6 +91,11 @@ class FunctionShadow:
             self.bus_master_off_at = cycle
         express = self._express()
         if express is not None and register == express + _DEVICE_CONTROL and after & 0x8000:
+            self._resetting = True
+
+    def _end_reset(self, cycle: int) -> None:
+        if self._resetting:
+            self._resetting = False
             self.forget(cycle)
 
     def forget(self, cycle: int) -> None:

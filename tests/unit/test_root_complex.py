@@ -401,6 +401,34 @@ def test_bus_mastering_ends_with_the_answer_of_the_write_that_ends_it() -> None:
     assert "no bus master" in host.violations[0].text
 
 
+def test_a_function_that_is_told_to_reset_itself_may_finish_until_it_answers_again() -> None:
+    host = machine()
+    region = host.memory.allocate(64)
+
+    def config(offset: int, value: int | None, status: CompletionStatus) -> None:
+        host.access.config(CARD, offset, 2, value)
+        host.now += 300  # one that was answered with a retry is sent again
+        request = host.next_request()
+        assert request is not None
+        host.receive_completion(Completion(
+            status, completer_id=CARD, tag=request.tag,
+            payload=bytes(4) if value is None and status == CompletionStatus.SUCCESS else b""))
+
+    config(0x48, 0xA120, CompletionStatus.SUCCESS)
+    host.receive_request(write_request(region.address, b"on its way"))
+    config(0, None, CompletionStatus.RETRY)
+    host.receive_request(write_request(region.address, b"still on its way"))
+    host.check()
+    host.now += 300
+    request = host.next_request()
+    assert request is not None
+    host.receive_completion(Completion(CompletionStatus.SUCCESS, completer_id=CARD,
+                                       tag=request.tag, payload=bytes(4), byte_count=4))
+    host.now += 1
+    host.receive_request(write_request(region.address, b"after"))
+    assert "no bus master" in host.violations[-1].text
+
+
 # --- interrupts
 
 
