@@ -93,7 +93,8 @@ def draw_sizes(rng: random.Random, count: int, longest: int) -> list[int]:
 async def anything(dut: Any) -> None:
     """Whatever may vary varies: chains, alignments, completions, stalls, settings."""
     rng = random.Random(CASE["draw"] * 1000 + SEED)
-    host, net, paces = draw_host(rng), draw_driver(rng), draw_paces(rng)
+    host, net = draw_host(rng), draw_driver(rng)
+    paces: dict[str, Any] = dict(draw_paces(rng))
     dut._log.info("%s", host)
     dut._log.info("%s", net)
     card = await bring_up(dut, options=host, net=net, **paces)
@@ -120,9 +121,9 @@ async def overload(dut: Any) -> None:
     for frame in sent:
         card.wire.send(frame)
     place, got = 0, 0
-    while (frame := await card.device.receive(5000)) is not None:
+    while (received := await card.device.receive(5000)) is not None:
         try:
-            place = sent.index(frame, place) + 1  # in order, each at most once
+            place = sent.index(received, place) + 1  # in order, each at most once
         except ValueError:
             raise AssertionError(f"frame {got} is none that was sent after {place}") from None
         got += 1
