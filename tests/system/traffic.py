@@ -222,9 +222,10 @@ class Flow:
 
     async def _receive(self) -> None:
         while True:
+            last = self._ending  # when nothing has come in all the time from here on
             frame = await self.card.device.receive(_REST)
             if frame is None:
-                if self._ending:
+                if last:
                     return
             else:
                 number = check_frame(frame, "receive")
