@@ -408,8 +408,9 @@ class MsixTable(wiring.Component):
             ]
 
         with m.FSM(init="RESET") as fsm:
-            m.d.comb += self.sending.eq(message.underway | fsm.ongoing("DECIDE")
-                                        | fsm.ongoing("FETCH") | fsm.ongoing("SEND"))
+            # What is decided in this very cycle goes by what `enable` and `function_mask` are now.
+            m.d.comb += self.sending.eq(message.underway | fsm.ongoing("FETCH")
+                                        | fsm.ongoing("SEND"))
 
             with m.State("IDLE"):
                 m.d.comb += [

@@ -406,7 +406,7 @@ async def cleared(dut: Any) -> None:
 
 @cocotb.test
 async def posted_writes_do_not_wait(dut: Any) -> None:
-    """While a message cannot leave, table writes are taken, and reads wait for it."""
+    """While a message cannot leave, table writes are taken; reads and a reset wait for it."""
     bench = await ready_bench(dut)
     bench.segments.pace = iter(lambda: False, None)
     await cycles(dut, 2)
@@ -417,9 +417,11 @@ async def posted_writes_do_not_wait(dut: Any) -> None:
         bench.mask(0, 1, 1)
     await bench.mmio.drain(40)
     bench.mmio.send({"function": 0, "bar": BAR, "offset": 12, "enable": 0xF})
-    await cycles(dut, 30)
-    assert bench.answers.empty()
+    bench.clear.send(FUNCTIONS - 1)
+    await cycles(dut, 30 + 2 * VECTORS)
+    assert bench.answers.empty() and not bench.clear.idle
     bench.segments.pace = always()
+    await bench.clear.drain(20 + VECTORS)
     await cycles(dut, 12)
     assert not bench.answers.empty() and not dut.sending.value
     assert bench.count() == Counter([(0, 0)])

@@ -179,11 +179,16 @@ async def fences_at_every_offset(dut: Any) -> None:
 
 @cocotb.test
 async def a_client_that_sees_accepted_may_fence(dut: Any) -> None:
-    """A read that is offered as soon as the pulse is seen waits for that write."""
+    """A read that is offered as soon as the pulse is seen waits for that write.
+
+    The counts wrap in the middle of it.
+    """
     bench = Bench(dut)
     await bench.start()
     bench.grant(20)
-    await cycles(dut, 4)
+    for _ in range(246):
+        bench.write(1)
+    await bench.finish(0)
     for tag in range(20):
         # The bytes come when the write has long been accepted.
         bench.data[0].pace = iter([False] * (tag % 13) + [True] * 10_000)
