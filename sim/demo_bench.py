@@ -199,7 +199,7 @@ async def demonstration(dut: Any) -> None:
     receive = read_frames(Path(os.environ["RINGLET_RECEIVE"]))
     count = {60: int(os.environ.get("RINGLET_FRAMES_60", "3000")),
              1514: int(os.environ.get("RINGLET_FRAMES_1514", "400"))}
-    rng = random.Random(int(os.environ.get("RINGLET_SEED", "1")))
+    rng = random.Random(cocotb.RANDOM_SEED)
     progress = Progress([
         ("enumerate", 2), ("transmit", 10), ("receive", 10), ("latency", 4),
         *((f"{way} {size}", count[size] * (1 if size == 60 else 3) / 60)

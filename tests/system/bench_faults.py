@@ -25,7 +25,7 @@ from tb.root_complex import RootComplexOptions
 from tests.system.traffic import balance, both_ways, make_frame, settle
 
 CASE = json.loads(os.environ.get("RINGLET_CASE", "{}"))
-SEED = int(os.environ.get("RINGLET_SEED", "1"))
+SEED = cocotb.RANDOM_SEED
 
 RECEIVE, TRANSMIT = 0, 1
 NEXT, WRITE, INDIRECT = 1, 2, 4

@@ -19,7 +19,7 @@ from tb.wire import LINE_100G
 from tests.system.traffic import balance, both_ways, make_frame, settle
 
 CASE = json.loads(os.environ.get("RINGLET_CASE", "{}"))
-SEED = int(os.environ.get("RINGLET_SEED", "1"))
+SEED = cocotb.RANDOM_SEED
 
 
 def frames(sizes: list[int], first: int = 0) -> list[bytes]:

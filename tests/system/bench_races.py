@@ -20,7 +20,7 @@ from tb.root_complex import RootComplexOptions
 from tests.system.traffic import make_frame, settle
 
 CASE = json.loads(os.environ.get("RINGLET_CASE", "{}"))
-SEED = int(os.environ.get("RINGLET_SEED", "1"))
+SEED = cocotb.RANDOM_SEED
 LATE = 2500
 REFILL = 8
 BATCH = 12  # enough new chains at once that the card asks for no kicks

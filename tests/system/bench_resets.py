@@ -22,7 +22,7 @@ from tb.wire import LINE_100G
 from tests.system.traffic import Flow, balance, both_ways, make_frame, settle
 
 CASE = json.loads(os.environ.get("RINGLET_CASE", "{}"))
-SEED = int(os.environ.get("RINGLET_SEED", "1"))
+SEED = cocotb.RANDOM_SEED
 
 
 async def busy_card(dut: Any, rng: random.Random) -> tuple[Card, Flow]:

@@ -104,6 +104,10 @@ def test_resets_in_traffic(kind: str) -> None:
     run("full", "resets", "in_traffic", kind=kind, turns=12)
 
 
+def test_sleep_in_traffic() -> None:
+    run("full", "resets", "asleep", turns=12)
+
+
 @pytest.mark.virtio("SPL-EVT-07", "SPL-EVT-08", "SPL-RING-07")
 @pytest.mark.parametrize("direction", ["transmit", "receive"])
 def test_kick_races(direction: str) -> None:

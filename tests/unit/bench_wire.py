@@ -472,7 +472,7 @@ class Path:
     """What is around the receive path: steering, the receiver, and the books."""
 
     def __init__(self, dut: Any, name: str = "path", *, stalls: bool = False) -> None:
-        self.dut = dut
+        self.cells = CELLS if name == "path" else 2 * CELLS
         self.free = getattr(dut, f"{name}__free_cells")
         self.wire = PacketSource(dut, f"{name}__wire", WireBeatLayout(LANES), always())
         self.steered = StreamSource(dut, f"{name}__steered", SteeredLayout(), pace(stalls, 2))
@@ -489,9 +489,12 @@ class Path:
         self.reading: deque[int] = deque()
         self.received: dict[int, list[bytes]] = {}
         self.take = True
-        StreamSink(dut, f"{name}__arrivals", QueueLayout(), pace(stalls, 5), tell=self._arrives)
-        self.reads = StreamSource(dut, f"{name}__reads", PoolReadLayout(CELLS), pace(stalls, 6))
-        StreamSink(dut, f"{name}__popped", FrameHandle(CELLS), pace(stalls, 7), tell=self._popped)
+        self.arrivals = StreamSink(dut, f"{name}__arrivals", QueueLayout(), pace(stalls, 5),
+                                   tell=self._arrives)
+        self.reads = StreamSource(dut, f"{name}__reads", PoolReadLayout(self.cells),
+                                  pace(stalls, 6))
+        StreamSink(dut, f"{name}__popped", FrameHandle(self.cells), pace(stalls, 7),
+                   tell=self._popped)
         self.data = PacketSink(dut, f"{name}__data", BEAT, pace(stalls, 8), tell=self._data)
 
     def _steer(self, tail: dict[str, int]) -> None:
@@ -596,19 +599,20 @@ async def a_queue_has_its_share(dut: Any, name: str) -> None:
     path.route = [2]
     await reset(dut)
     size = CELL  # one cell
-    for _ in range(60):
+    sent = path.cells + 6
+    for _ in range(sent):
         path.wire.send(bytes(size))
         await path.wire.drain()
         await cycles(dut, 10)
     full = len(path.arrived)
     if name == "path":
         # It holds as much as it leaves free.
-        assert full == CELLS // 2
+        assert full == path.cells // 2
         assert set(path.drops) == {(2, AdmissionDrop.QUEUE_FULL.value)}
     else:
-        assert full == CELLS
+        assert full == path.cells
         assert set(path.drops) == {(2, AdmissionDrop.POOL_FULL.value)}
-    assert len(path.drops) == 60 - full
+    assert len(path.drops) == sent - full
     path.drops.clear()
     path.route = [6]
     for _ in range(30):
@@ -618,15 +622,58 @@ async def a_queue_has_its_share(dut: Any, name: str) -> None:
     other = path.arrived.count(6)
     if name == "path":
         # Half of what was left; and what a queue may always have, the longest frame's cells.
-        assert other == max(CELLS // 4, MAX_CELLS)
+        assert other == max(path.cells // 4, MAX_CELLS)
     else:
         assert other == 0
         assert set(path.drops) == {(6, AdmissionDrop.POOL_FULL.value)}
     path.pop()
-    await cycles(dut, 500)
-    assert int(path.free.value) == CELLS
+    await cycles(dut, 800)
+    assert int(path.free.value) == path.cells
     path.wire.send(bytes(LONGEST))
     await cycles(dut, 60)
     path.pop()
     await cycles(dut, 60)
     assert path.received[6][-1] == bytes(LONGEST)
+
+
+@cocotb.test
+async def nobody_looks_at_arrivals(dut: Any) -> None:
+    """What was not announced yet waits on its way, and no frame is lost or sent elsewhere."""
+    path = Path(dut, "generous")
+    path.arrivals.pace = never()
+    await reset(dut)
+    await cycles(dut, 10)
+    count = 60
+    path.route = [2 * (number % 4) for number in range(count)]
+    for number in range(count):
+        path.wire.send(bytes([number]) * CELL)
+    await path.wire.drain()
+    await cycles(dut, 100)
+    assert not path.arrived
+    path.arrivals.pace = always()
+    await cycles(dut, 600)
+    # More than the arrivals and the frames on their way hold, the entry holds, or drops whole.
+    assert not path.drops
+    total = sum(map(len, path.received.values()))
+    assert total == count - len(path.entry_drops)
+    assert total >= 32
+    if not path.entry_drops:
+        for queue, packets in path.received.items():
+            assert packets == [bytes([number]) * CELL for number in range(queue // 2, count, 4)]
+    assert int(path.free.value) == path.cells
+
+
+@cocotb.test
+async def arrivals_are_never_lost(dut: Any) -> None:
+    """Pushes wait while arrivals do; each frame is announced once."""
+    push = StreamSource(dut, "queues__push", QueuedFrame(CELLS), always())
+    arrivals = StreamSink(dut, "queues__arrivals", QueueLayout(), never())
+    await reset(dut)
+    for cell in range(24):
+        push.send({"queue": 2 * (cell % 4), "frame": {"cell": cell, "bytes": 60}})
+    await cycles(dut, 60)
+    assert not push.idle
+    arrivals.pace = always()
+    await push.drain(100)
+    await cycles(dut, 30)
+    assert arrivals.transfers == 24

@@ -29,7 +29,8 @@ def test_wire(simulator: str, lanes: int) -> None:
         path=WireReceivePath(lanes, entry_bytes=32 * lanes, cell_bytes=cell_bytes,
                              pool_bytes=pool_bytes, max_frame_bytes=longest, queues=8),
         generous=WireReceivePath(lanes, entry_bytes=32 * lanes, cell_bytes=cell_bytes,
-                                 pool_bytes=pool_bytes, max_frame_bytes=longest, queues=8, share=7),
+                                 pool_bytes=2 * pool_bytes, max_frame_bytes=longest, queues=8,
+                                 share=7),
     ), f"wire_{lanes}", "tests.unit.bench_wire", simulator=simulator, parameters={"lanes": lanes})
 
 
