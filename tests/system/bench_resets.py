@@ -132,7 +132,8 @@ async def asleep(dut: Any) -> None:
     card, flow = await busy_card(dut, rng)
     flow.start()
     for turn in range(CASE["turns"]):
-        await card.ticker.sleep(rng.choice((rng.randint(1, 300), rng.randint(300, 4000))))
+        awake = rng.choice((rng.randint(1, 300), rng.randint(300, 4000)))
+        await card.ticker.sleep(awake)
         await card.function.set_power_state(Power.D3_HOT, wait_cycles=0)
         await until_quiet(card)
         counts = card.host.root.counts
@@ -140,8 +141,8 @@ async def asleep(dut: Any) -> None:
         await card.ticker.sleep(rng.randint(10, 1000))
         assert quiet == (counts["rq.reads"], counts["rq.writes"]), "accesses while it sleeps"
         await card.function.set_power_state(Power.D0, wait_cycles=0)
-        dut._log.info("turn %d: %d sent, %d left, %d given, %d received", turn, flow.sent,
-                      flow.out, flow.given, flow.got)
+        dut._log.info("turn %d: awake for %d; %d sent, %d left, %d given, %d received", turn, awake,
+                      flow.sent, flow.out, flow.given, flow.got)
     await card.ticker.sleep(1000)
     await flow.finish()
     assert flow.out == flow.sent

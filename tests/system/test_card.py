@@ -126,6 +126,10 @@ def test_rearm_in_bursts() -> None:
 
 
 PCI = {
+    "facts": ("PCI-GEN-01", "PCI-ID-01", "PCI-ID-02", "PCI-ID-05", "PCI-ID-06", "PCI-ID-07",
+              "PCI-COM-02", "PCI-NOTIF-01", "PCI-ISR-01", "PCI-DCFG-01", "PCI-PCFG-01",
+              "PCI-MSIX-01", "PCI-MSIX-02", "CORE-RSVD-01", "CORE-RSVD-03", "CORE-FEAT-02",
+              "NET-CFG-02", "NET-CFG-03", "NET-CFG-11", "NET-CFG-12"),
     "masked_vectors": ("PCI-GEN-01", "PCI-MSIX-04", "PCI-MSIX-06"),
     "one_vector_for_all": ("PCI-MSIX-04", "PCI-INT-03"),
     "without_interrupts": ("PCI-ISR-03", "PCI-ISR-04", "PCI-ISR-05", "IMP-PCI-ISR-01"),
