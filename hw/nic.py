@@ -222,9 +222,13 @@ class SmartNic(wiring.Component):
             completer.writes_left.eq(requester.writes_left),
             completer.msix_sending.eq(msix.sending),
             config_space.completer_errors.eq(completer.errors),
+            config_space.requester_errors.eq(dma_read.errors),
+            # Only the PF reads yet, so all reads are its own.
+            config_space.transactions_pending.eq(dma_read.pending),
             config_space.interrupt_status.eq(registers.interrupt_status),
             msix.enable.eq(config_space.msix_enable),
             msix.function_mask.eq(config_space.msix_mask),
+            dma_read.timeout_disable.eq(config_space.timeout_disable),
             dma_read.read_size.eq(config_space.read_size),
             dma_read.bus_device.eq(config_space.bus_device),
             dma_read.bus_master.eq(bus_master),

@@ -6,6 +6,7 @@ from amaranth import Module, Mux, Signal, Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.pcie.config_types import ErrorLayout
 from hw.pcie.read_layouts import DoneLayout, NoteLayout, ReadSizes, StoreBeatLayout
 from hw.pcie.types import CompletionHeader, CompletionStatus, ReadError, TlpLayout
 from hw.stream.memory import ForwardingMemory
@@ -37,6 +38,8 @@ class _BeatLayout(data.StructLayout):
     extent      bytes of the payload up to the last that was asked for
     rest        what is missing behind the payload
     covers      nothing is
+    bad         the status is not Success
+    aborted     it is Completer Abort
     =========== ======================================================================
     """
 
@@ -45,7 +48,7 @@ class _BeatLayout(data.StructLayout):
             "data": 8 * sizes.lanes, "first": 1, "last": 1, "ended": 1, "late": 1,
             "tag": sizes.tag_bits, "foreign": 1, "requester": 8, "byte_count": 13, "skip": 2,
             "end_address": 7, "span": 14, "extent": 14, "rest": 14, "covers": 1, "bad": 1,
-            "poisoned": 1,
+            "aborted": 1, "poisoned": 1,
         })
 
 
@@ -90,6 +93,9 @@ class CompletionIntake(wiring.Component):
         Together with the last beat of the read, or after it. ``group`` is early, ``valid`` late.
     unexpected, timed_out : Out(1)
         For one cycle, each time.
+    errors : Out(ErrorLayout())
+        What the status registers note of a completion, or of its absence (PCI Express 6.2). The
+        function whose read it was is told by its queue, so poisoned data are an advisory error.
     """
 
     rc: stream.Interface
@@ -106,6 +112,7 @@ class CompletionIntake(wiring.Component):
     done: stream.Interface
     unexpected: Signal
     timed_out: Signal
+    errors: Any
 
     def __init__(self, sizes: ReadSizes) -> None:
         self.sizes = sizes
@@ -125,6 +132,7 @@ class CompletionIntake(wiring.Component):
             "done": Out(stream.Signature(DoneLayout(sizes), always_ready=True)),
             "unexpected": Out(1),
             "timed_out": Out(1),
+            "errors": Out(ErrorLayout()),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -204,6 +212,7 @@ class CompletionIntake(wiring.Component):
                 beat.covers.eq(span <= payload),
                 beat.extent.eq(Mux(span <= payload, span, payload)),
                 beat.bad.eq(header.status != CompletionStatus.SUCCESS),
+                beat.aborted.eq(header.status == CompletionStatus.ABORT),
                 beat.poisoned.eq(header.poisoned),
             ]
 
@@ -263,9 +272,25 @@ class CompletionIntake(wiring.Component):
             m.d.sync += waiting.bit_select(beat.tag, 1).eq(0)
         with m.If(self.departed.valid):
             m.d.sync += waiting.bit_select(self.departed.payload, 1).eq(1)
+        believed = Signal()   # the first beat of a completion that belongs to a read
+        stranger = Signal()
+        silence = Signal()
+        poisoned = Signal()
+        m.d.comb += [
+            believed.eq(valid & beat.first & belongs & ~beat.ended),
+            stranger.eq(valid & beat.first & ~belongs & ~beat.ended),
+            silence.eq(valid & belongs & beat.ended & beat.late),
+            poisoned.eq(believed & beat.poisoned & ~beat.bad),
+        ]
         m.d.sync += [
-            self.unexpected.eq(valid & beat.first & ~belongs & ~beat.ended),
-            self.timed_out.eq(valid & belongs & beat.ended & beat.late),
+            self.unexpected.eq(stranger),
+            self.timed_out.eq(silence),
+            self.errors.correctable.eq(stranger | poisoned),
+            self.errors.non_fatal.eq(silence),
+            self.errors.poisoned.eq(poisoned),
+            self.errors.master_parity.eq(poisoned),
+            self.errors.target_abort.eq(believed & beat.aborted),
+            self.errors.master_abort.eq(believed & beat.bad & ~beat.aborted),
         ]
         return good
 

@@ -79,7 +79,7 @@ class ConfigSpace(wiring.Component):
     payload_size, read_size : Out(3)
         Max payload (never above what is supported) and max read request: ``128 << value`` bytes.
     extended_tags : Out(1)
-        All 256 tags may be used; else 32.
+        All 256 tags may be used, as after a reset; else 32 (the read engine does not know of less).
     timeout_disable : Out(1)
         Reads are to wait for their completions forever.
     msix_enable, msix_mask : Out(functions)

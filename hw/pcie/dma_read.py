@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out, flipped
 
 from hw.pcie.completion_intake import CompletionIntake
 from hw.pcie.completion_store import CompletionStore
+from hw.pcie.config_types import ErrorLayout
 from hw.pcie.read_delivery import ReadDelivery
 from hw.pcie.read_groups import ReadGroups
 from hw.pcie.read_issue import ReadIssue
@@ -100,6 +101,12 @@ class DmaRead(wiring.Component):
         Bus and device number: the upper bits of the requester ID.
     bus_master : In(functions)
         Bus mastering of each function; looked at when a piece gets its tag.
+    timeout_disable : In(1)
+        Reads wait for their completions forever.
+    pending : Out(1)
+        Some read waits for its completion; a cycle late.
+    errors : Out(ErrorLayout())
+        Of completions; to the configuration space.
     unexpected : Out(1)
         For one cycle: a completion was dropped.
     timed_out : Out(1)
@@ -111,6 +118,9 @@ class DmaRead(wiring.Component):
     read_size: Signal
     bus_device: Signal
     bus_master: Signal
+    timeout_disable: Signal
+    pending: Signal
+    errors: Any
     unexpected: Signal
     timed_out: Signal
 
@@ -136,6 +146,9 @@ class DmaRead(wiring.Component):
             "read_size": In(3),
             "bus_device": In(13),
             "bus_master": In(functions),
+            "timeout_disable": In(1),
+            "pending": Out(1),
+            "errors": Out(ErrorLayout()),
             "unexpected": Out(1),
             "timed_out": Out(1),
         })
@@ -215,7 +228,9 @@ class DmaRead(wiring.Component):
             intake.late_valid.eq(timeout.late_valid),
             intake.late_tag.eq(timeout.late_tag),
             timeout.late_taken.eq(intake.late_taken),
+            timeout.disable.eq(self.timeout_disable),
         ]
+        m.d.sync += self.pending.eq(intake.waiting.any())
 
         # The way in.
         connect_streams(m, flipped(self.rc), intake.rc)
@@ -224,6 +239,7 @@ class DmaRead(wiring.Component):
         connect_streams(m, delivery.row, store.row)
         m.d.comb += [
             delivery.row_data.eq(store.row_data),
+            self.errors.eq(intake.errors),
             self.unexpected.eq(intake.unexpected),
             self.timed_out.eq(intake.timed_out),
         ]

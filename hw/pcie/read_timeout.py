@@ -41,6 +41,9 @@ class ReadTimeout(wiring.Component):
     late_valid, late_tag : Out
         A tag that has waited too long. Offered until ``late_taken``, or until it is done.
     late_taken : In(1)
+    disable : In(1)
+        No other tag is told to be late. When it ends, the time of those that wait is counted modulo
+        64 ticks.
     """
 
     departed: stream.Interface
@@ -49,6 +52,7 @@ class ReadTimeout(wiring.Component):
     late_valid: Signal
     late_tag: Signal
     late_taken: Signal
+    disable: Signal
 
     def __init__(self, sizes: ReadSizes, *, timeout_cycles: int) -> None:
         if timeout_cycles < 256:
@@ -62,6 +66,7 @@ class ReadTimeout(wiring.Component):
             "late_valid": Out(1),
             "late_tag": Out(sizes.tag_bits),
             "late_taken": In(1),
+            "disable": In(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -111,6 +116,6 @@ class ReadTimeout(wiring.Component):
         ]
         with m.If(late):
             m.d.sync += late.eq(~self.late_taken & ~gone)
-        with m.Elif(waits & (age > _TICKS) & ~gone):
+        with m.Elif(waits & (age > _TICKS) & ~gone & ~self.disable):
             m.d.sync += [late.eq(1), late_tag.eq(tag)]
         return m

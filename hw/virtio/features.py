@@ -39,8 +39,6 @@ FEATURES: tuple[Feature, ...] = (
     Feature("VERSION_1", _always, "there is no legacy interface"),
     Feature("ACCESS_PLATFORM", _always, "a PCIe card's addresses are bus addresses"),
     Feature("ORDER_PLATFORM", _always, "a PCIe card's memory accesses want a device's barriers"),
-    Feature("SR_IOV", lambda config: config.vfs > 0, "the PF has an SR-IOV capability",
-            physical_only=True),
     Feature("SPEED_DUPLEX", _always, "the speed of the wire is known"),
 )
 

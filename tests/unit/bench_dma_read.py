@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import cocotb
 from cocotb.triggers import RisingEdge
 
+from hw.pcie.config_types import ErrorLayout
 from hw.pcie.types import (
     CompletionHeader,
     CompletionStatus,
@@ -109,6 +110,9 @@ class Completer:
         self.injected = 0
         self.unexpected_seen = 0
         self.timed_out_seen = 0
+        self.errors = Fields(ErrorLayout())
+        self.errors_seen: Counter[str] = Counter()
+        self.errors_made: Counter[str] = Counter()
         self.hold = True  # whether HELD reads are held
         self.last_beat_at = 0
         self.fields = Fields(TlpLayout(LANES, CompletionHeader()))
@@ -164,10 +168,13 @@ class Completer:
                RETRY: CompletionStatus.RETRY}.get(read.behaviour)
         if bad is not None and (length == left or rng.random() < 0.5):
             del self.reads[read.tag]
+            self.errors_made[
+                "target_abort" if bad == CompletionStatus.ABORT else "master_abort"] += 1
             yield self._beat(header | {"status": bad.value, "dwords": 0, "byte_count": 4}, b"", 1)
             return
         if read.behaviour == POISON and (length == left or rng.random() < 0.5):
             header["poisoned"] = 1
+            self.errors_made.update(("correctable", "poisoned", "master_parity"))
         if read.behaviour == POISON and length != left:
             # Poisoned once is poisoned for all: the rest may be whole.
             read.behaviour = PLAIN if header["poisoned"] else POISON
@@ -213,6 +220,7 @@ class Completer:
         else:
             return
         self.injected += 1
+        self.errors_made["correctable"] += 1
         yield from self._beats(header, rng.randbytes(4 * header["dwords"]))
 
     def _next(self) -> Iterator[dict[str, Any]] | None:
@@ -237,6 +245,7 @@ class Completer:
                 continue
             self.unexpected_seen += int(dut.unexpected.value)
             self.timed_out_seen += int(dut.timed_out.value)
+            self.errors_seen.update(self.errors.unpack(int(dut.errors.value)))
             beat = None
             if not (self.gaps and rng.random() < self.gaps):
                 if packet is None:
@@ -350,6 +359,7 @@ def start(dut: Any, *, stalls: bool, latency: tuple[int, int], gaps: float = 0.0
           ) -> tuple[Completer, list[Client], random.Random]:
     rng = random.Random(cocotb.RANDOM_SEED)
     dut.read_size.value = 2
+    dut.timeout_disable.value = 0
     dut.bus_device.value = BUS_DEVICE
     dut.bus_master.value = (1 << FUNCTIONS) - 1
     completer = Completer(dut, rng, tlp_pace=bursty(91) if stalls else always(), gaps=gaps,
@@ -376,6 +386,9 @@ async def finish(dut: Any, completer: Completer, clients: list[Client],
     await cycles(dut, 60)
     assert not [read for read in completer.reads.values() if read.behaviour != SILENT]
     assert completer.unexpected_seen == completer.injected
+    completer.errors_made["non_fatal"] = completer.timed_out_seen
+    assert +completer.errors_seen == +completer.errors_made
+    assert not int(dut.pending.value) or any(completer.reads)
 
 
 def random_segments(rng: random.Random, most_bytes: int, most_pieces: int, limit: int,
@@ -537,6 +550,24 @@ async def time_out(dut: Any) -> None:
 
 
 @cocotb.test
+async def no_time_out(dut: Any) -> None:
+    """A read may be told to wait forever, and to do so no longer."""
+    completer, clients, _rng = start(dut, stalls=False, latency=(5, 30))
+    await reset(dut)
+    dut.timeout_disable.value = 1
+    assert not int(dut.pending.value)
+    clients[0].ask(0, [(SILENT << BEHAVIOUR_AT | 0x777, 100)])
+    clients[0].ask(1, [(0x777, 100)])
+    await cycles(dut, 3 * TIMEOUT)
+    assert clients[0].answered == 1
+    assert int(dut.pending.value)
+    assert not completer.errors_seen["non_fatal"]
+    dut.timeout_disable.value = 0
+    await finish(dut, completer, clients, 6 * TIMEOUT)
+    assert completer.timed_out_seen == 1
+
+
+@cocotb.test
 async def too_many_tags(dut: Any) -> None:
     """A group that needs more tags than there are for its client fails, and things go on."""
     completer, clients, _rng = start(dut, stalls=False, latency=(5, 50))
@@ -589,6 +620,7 @@ async def reset_while_busy(dut: Any) -> None:
     await cycles(dut, TAGS + 10)
     for read in old[:5]:
         completer.injected += 1
+        completer.errors_made["correctable"] += 1
         dut.rc__payload.value = completer.fields.pack(completer._beat(
             {"tag": read.tag, "requester_id": read.requester, "byte_count": 4, "dwords": 1,
              "lower_address": (read.address + read.length - 4) & 0x7F}, bytes(4), 1))
