@@ -556,7 +556,7 @@ async def no_time_out(dut: Any) -> None:
     await reset(dut)
     dut.timeout_disable.value = 1
     assert not int(dut.pending.value)
-    clients[0].ask(0, [(SILENT << BEHAVIOUR_AT | 0x777, 100)])
+    clients[0].ask(0, [(SILENT << BEHAVIOUR_AT | 0x777, 9)])
     clients[0].ask(1, [(0x777, 100)])
     await cycles(dut, 3 * TIMEOUT)
     assert clients[0].answered == 1
