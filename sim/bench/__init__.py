@@ -1,0 +1,1 @@
+"""How far the card is from what is physically possible: points, limits, results."""
