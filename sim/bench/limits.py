@@ -128,7 +128,7 @@ def _one_way(direction: Literal["tx", "rx"], work: Work) -> _Cost:
         burst = (_read(2, work) + _read(2 * _BURST, work) + _read(16 * _BURST, work)
                  + _read(2, work) + _write(8 * _BURST, work) + _write(2, work))
     else:
-        # In order, one entry tells of many transmitted packets; a received one has a length to tell.
+        # In order, one entry tells of many packets sent; a received one has a length to tell.
         used = 16 if work.in_order and direction == "tx" else 16 * _BURST
         burst = _read(16 * _BURST, work) + _read(4, work) + _write(used, work)
     size = work.frame_bytes + NET_HEADER_BYTES
