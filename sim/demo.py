@@ -126,8 +126,7 @@ def run_demo(options: DemoOptions) -> int:
         design, name, "sim.demo_bench", simulator=options.simulator, waves=options.waves,
         seed=options.seed, flags=FULL_SPEED,
         parameters={**config_parameter(options.config), "transmit": options.transmit.resolve(),
-                    "receive": options.receive.resolve(), "folder": work.resolve(),
-                    "seed": options.seed}),
+                    "receive": options.receive.resolve(), "folder": work.resolve()}),
         work, "running", console)
     results = json.loads((work / "results.json").read_text())
     report = {

@@ -1,7 +1,7 @@
 """The demonstration, inside the simulator: `sim.demo` starts it and reads what it leaves.
 
 Environment: ``RINGLET_TRANSMIT`` and ``RINGLET_RECEIVE`` are pcap files, ``RINGLET_FOLDER`` is
-where ``results.json``, ``wire.pcap`` and ``progress`` go, ``RINGLET_SEED`` seeds what is random.
+where ``results.json``, ``wire.pcap`` and ``progress`` go.
 """
 
 from __future__ import annotations
