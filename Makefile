@@ -15,7 +15,7 @@ RUN := $(BIN)/python
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help set-up sim test conformance lint verilog synth lock system-deps clean
+.PHONY: help set-up sim test conformance lint verilog synth docs lock system-deps clean
 
 help:
 	@sed -n 's/^## *//p' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ verilog: $(READY)
 BLOCK ?=
 synth: $(READY)
 	$(BIN)/ringlet synth $(if $(BLOCK),--block '$(BLOCK)',$(CARD))
+
+## make docs          the pages of docs/ that are made from data
+docs: $(READY)
+	$(RUN) -m sim.docs
 
 ## make lock          renew requirements.lock from pyproject.toml
 lock:
