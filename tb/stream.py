@@ -38,6 +38,7 @@ __all__ = [
     "always",
     "bursty",
     "cycles",
+    "never",
     "pace",
     "reset",
 ]
@@ -53,6 +54,12 @@ def always() -> Iterator[bool]:
     """Go on every cycle."""
     while True:
         yield True
+
+
+def never() -> Iterator[bool]:
+    """Stall for ever."""
+    while True:
+        yield False
 
 
 def bursty(seed: int, p_flip: float = 0.3) -> Iterator[bool]:

@@ -21,7 +21,7 @@ from hw.pcie.types import (
     RequestKind,
     TlpLayout,
 )
-from tb.stream import StreamSink, StreamSource, always, cycles, pace, reset
+from tb.stream import StreamSink, StreamSource, always, cycles, never, pace, reset
 from tb.tlp import Completion, Request, TlpAssembler, TlpCodec, byte_enables, enabled_bytes
 from tb.tlp_rules import completion_faults
 
@@ -369,10 +369,6 @@ async def doorbells(dut: Any) -> None:
 async def answers_that_wait(dut: Any) -> None:
     """Doorbells go on while reads, a fence or the host's own stalls hold up completions."""
     bench = await start(dut)
-
-    def never() -> Any:
-        while True:
-            yield False
 
     for holder in ("answers", "fence", "cc"):
         bench.writes = holder == "fence"

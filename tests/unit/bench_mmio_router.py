@@ -10,7 +10,7 @@ import cocotb
 from cocotb.triggers import RisingEdge
 
 from hw.pcie.types import MmioAnswer, MmioRequest
-from tb.stream import StreamSink, StreamSource, cycles, pace, reset
+from tb.stream import StreamSink, StreamSource, cycles, never, pace, reset
 
 WINDOWS = {  # name: (bar, first, size)
     "virtio": (2, 0, 0x8000), "msix": (4, 0, 0x8000), "management": (0, 0x4000, 0x4000),
@@ -125,10 +125,6 @@ async def full_rate(dut: Any) -> None:
 async def writes_pass_targets_that_are_slow_to_answer(dut: Any) -> None:
     """A read that waits for its answer holds up nobody behind it."""
     bench = Bench(dut, stalls=False)
-
-    def never() -> Any:
-        while True:
-            yield False
 
     await reset(dut)
     rng = random.Random(cocotb.RANDOM_SEED)

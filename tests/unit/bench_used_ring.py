@@ -15,7 +15,16 @@ from hw.stream.types import BeatLayout
 from hw.virtio.types import QueueCommandLayout, UsedLayout
 from hw.virtio.used_ring import PublishedLayout
 from tb.queue_config import QueueConfigs
-from tb.stream import PacketSink, StreamSink, StreamSource, cycles, pace, reset
+from tb.stream import (
+    PacketSink,
+    StreamSink,
+    StreamSource,
+    always,
+    cycles,
+    never,
+    pace,
+    reset,
+)
 
 LANES = int(os.environ.get("RINGLET_LANES", "8"))
 SIZES = {0: 4, 1: 16, 2: 256, 3: 2}
@@ -154,6 +163,21 @@ async def positions_survive_a_stop(dut: Any) -> None:
     await host.commands.drain()
     host.used[0].send({"queue": 0, "id": 3, "bytes": 1})
     await until(dut, lambda: host.index[0] == 4)
+
+
+@cocotb.test
+async def more_than_may_wait(dut: Any) -> None:
+    """While nothing can be written, a queue's chains fill its memory, and then they wait."""
+    host = await start(dut)
+    host.segments.pace = never()
+    sent = [(index, 7 * index) for index in range(100)]
+    for index, size in sent:
+        host.used[0].send({"queue": 2, "id": index, "bytes": size})
+    await cycles(dut, 300)
+    assert not host.used[0].idle
+    host.segments.pace = always()
+    await until(dut, lambda: host.index[2] == len(sent))
+    assert host.seen[2] == sent
 
 
 @cocotb.test

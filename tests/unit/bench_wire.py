@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import cocotb
@@ -32,6 +31,7 @@ from tb.stream import (
     StreamSource,
     always,
     cycles,
+    never,
     pace,
     reset,
 )
@@ -46,11 +46,6 @@ MAX_CELLS = 5
 STALLS = [(False, False, False), (True, False, False), (False, True, False), (False, False, True),
           (True, True, True)]
 """Which of three sides stall: none, each alone, all."""
-
-
-def never() -> Iterator[bool]:
-    while True:
-        yield False
 
 
 def frame_bytes(rng: random.Random, size: int) -> bytes:
