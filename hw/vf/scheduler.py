@@ -83,7 +83,7 @@ class Scheduler(wiring.Component):
         queue = Signal(QUEUE_BITS)  # the one at hand
         member = Signal(range(max(members, 2)))
         count = Signal(8)
-        sum_ = Signal(17)
+        total = Signal(16)  # no more than a queue has entries
         held = Signal(16)
         granted = Signal(16)
         rest = Signal(16)
@@ -91,7 +91,7 @@ class Scheduler(wiring.Component):
             credits.read_address.eq(member),
             credits.write_address.eq(queue >> 1),
             held.eq(credits.read_data),
-            sum_.eq(held + count),
+            total.eq(held + count),
             granted.eq(Mux(held > self.burst, self.burst, held)),
             rest.eq(held - granted),
         ]
@@ -125,7 +125,7 @@ class Scheduler(wiring.Component):
                 m.next = "IDLE"
             with m.State("ADD"):
                 m.d.comb += [
-                    credits.write_data.eq(Mux(sum_[16], 0xFFFF, sum_)),
+                    credits.write_data.eq(total),
                     credits.write_enable.eq(waiting.add.ready),
                     # Each time, not only when the credit was zero: the list holds a queue once.
                     waiting.add.payload.eq(queue >> 1),

@@ -25,7 +25,16 @@ from hw.virtio.types import (
 from hw.wire.types import FrameHandle, PoolReadLayout
 from tb.dma import WriteServer
 from tb.queue_config import QueueConfigs
-from tb.stream import PacketSource, StreamSink, StreamSource, cycles, pace, reset
+from tb.stream import (
+    PacketSource,
+    StreamSink,
+    StreamSource,
+    always,
+    cycles,
+    never,
+    pace,
+    reset,
+)
 
 LANES = int(os.environ.get("RINGLET_LANES", "8"))
 CELLS = 1024
@@ -253,6 +262,32 @@ async def frames_of_a_stopped_queue_are_dropped(dut: Any) -> None:
     world.ready.send({"queue": 4, "count": 1})
     await world.until(7)
     assert world.used_frames[4] == [b"\x07" * 60]
+
+
+@cocotb.test
+async def a_stop_amid_a_frame_that_does_not_fit(dut: Any) -> None:
+    """A chain that turns out to be too short while its queue stops counts no more after that."""
+    world = await start(dut, False)
+    world.chain(6, 0, [60])
+    world.ready.send({"queue": 6, "count": 1})
+    world.frame(6, bytes(100))
+    world._chains.pace = never()
+    await cycles(dut, 60)
+    world.configs.table[6]["running"] = 0
+    world.commands.send({"queue": 6, "reset": 0})
+    await cycles(dut, 60)
+    world._chains.pace = always()
+    await world.commands.drain()
+    world.chains[6].clear()
+    await world.until(1)
+    assert world.drops[6] == [NO_FIT]
+    world.configs.table[6]["running"] = 1
+    world.frame(6, b"\x05" * 60)
+    await cycles(dut, 60)  # a take would be in vain
+    world.chain(6, 1, [72])
+    world.ready.send({"queue": 6, "count": 1})
+    await world.until(2)
+    assert world.used_frames[6] == [b"\x05" * 60]
 
 
 @cocotb.test
