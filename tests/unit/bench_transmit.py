@@ -91,7 +91,7 @@ class Host:
         StreamSink(dut, "faults", FaultLayout(), pace(stalls, 39), self.faults.append)
         self.given_back: list[int] = []
         StreamSink(dut, "obligations", ObligationLayout(), pace(stalls, 40),
-                   lambda given: self.given_back.append(given["queue"]))
+                   self._give_back)
         dut.read_size.value = int(os.environ.get("RINGLET_READ_SIZE", "2"))
         cocotb.start_soon(self._serve())
 
@@ -102,6 +102,10 @@ class Host:
                     return error
                 return content[address - base:address - base + length]
         raise AssertionError(f"a read of {address:#x}, which no chain named")
+
+    def _give_back(self, given: dict[str, int]) -> None:
+        assert given["delta"] == (1 << ObligationLayout()["delta"].width) - 1, "not minus one"
+        self.given_back.append(given["queue"])
 
     def add(self, queue: int, chain_id: int, pieces: list[bytes]) -> list[int]:
         """Make a chain of buffers with these contents; give their addresses."""
@@ -214,6 +218,23 @@ async def a_failed_read_is_a_fault_of_its_queue(dut: Any) -> None:
     assert host.pool.aborted == len(host.faults) == len(host.given_back) == bad
     assert {fault["queue"] for fault in host.faults} == {1}
     assert all(fault["reason"] == 8 + ReadError(fault["reason"] - 8).value for fault in host.faults)
+
+
+@cocotb.test
+async def long_chains_of_two_queues(dut: Any) -> None:
+    """One long chain has the pool's open frame at a time, whatever ends meanwhile."""
+    rng = random.Random(cocotb.RANDOM_SEED)
+    host = Host(dut, False, 8, latency=(5, 400))
+    await reset(dut)
+    sent = []
+    for index in range(12):
+        frame = rng.randbytes(700)
+        sent.append(frame)
+        queue, pieces = [(1, 60), (3, 1), (5, 60)][index % 3]
+        host.add(queue, index, cut(rng, bytes(HEADER) + frame, pieces))
+        host.grants.send({"queue": queue, "count": 1})
+    await host.until(len(sent))
+    assert sorted(host.pool.frames) == sorted(sent)
 
 
 @cocotb.test
