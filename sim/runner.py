@@ -9,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import shutil
-import subprocess
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
@@ -25,6 +23,7 @@ from filelock import FileLock
 
 from hw.verilog import FORM, design_hash, to_rtlil, to_verilog, write_if_changed
 from sim import toolchain
+from sim.cache import QUIET, built_once, run_logged, tail
 from sim.card import Design
 
 __all__ = ["SIMULATORS", "CocotbFailure", "build_simulator", "missing", "run_cocotb"]
@@ -33,10 +32,6 @@ SIMULATORS = ("icarus", "verilator")
 
 DEFAULT_SEED = 1
 """Tests are the same every time unless ``RINGLET_SEED`` (`make test SEED=n`) says otherwise."""
-
-# Width remarks on Yosys output say nothing: Amaranth has already sized every operand. What stays
-# fatal is what can be a real fault of ours: UNOPTFLAT (a combinational loop), LATCH, MULTIDRIVEN.
-_QUIET = ("-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC", "-Wno-CASEINCOMPLETE")
 
 # The simulator is cocotb's runtime and a small design: compiling costs more than a slow run does.
 # A whole card that runs long is given better ones.
@@ -62,15 +57,7 @@ class _Words:
 
     def execute(self, commands: Sequence[Sequence[str]]) -> None:
         """Run each command, its words to the log; stop at the first that fails."""
-        with self.log.open("ab") as log:
-            for command in commands:
-                log.write((shlex.join(command) + "\n").encode())
-                log.flush()
-                done = subprocess.run(command, cwd=self.work_dir, env=self.env, stdout=log,
-                                      stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                      check=False)
-                if done.returncode:
-                    raise SystemExit(f"{command[0]} ended with {done.returncode}")
+        run_logged(commands, log=self.log, folder=self.work_dir, environment=self.env)
 
 
 class _Icarus(_Words, cocotb_test.Icarus):  # type: ignore[misc]  # cocotb-test ships no types
@@ -133,19 +120,15 @@ def build_simulator(dut: wiring.Component | Design, name: str, simulator: str, *
     """Build the simulator of ``dut`` unless an equal one is there; give its folder."""
     options: dict[str, Any] = {"waves": waves, "timescale": "1ns/1ps"}
     if simulator == "verilator":
-        options |= {"compile_args": list(_QUIET), "make_args": ["-j2", *flags]}
+        options |= {"compile_args": list(QUIET), "make_args": ["-j2", *flags]}
     if isinstance(dut, Design):
         text, what = "", f"{FORM} {dut.made_of}"
     else:
         text = to_rtlil(dut, name)
         what = design_hash(text)
-    key = hashlib.sha256(json.dumps(
-        [what, options, os.environ.get("VERILATOR", "")]).encode()).hexdigest()[:12]
-    folder = toolchain.build_folder() / "cocotb" / f"{name}-{simulator}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = folder / "built"
-    with FileLock(folder / "build.lock"):
-        if stamp.exists():
+    with built_once("cocotb", f"{name}-{simulator}", what, options) as kept:
+        folder = kept.folder
+        if kept.done:
             return folder
         if isinstance(dut, Design):
             text = to_rtlil(dut.make(), name)
@@ -161,8 +144,7 @@ def build_simulator(dut: wiring.Component | Design, name: str, simulator: str, *
             builder.execute(builder.build_command())
         except SystemExit as end:
             raise CocotbFailure(f"{name} does not build on {simulator}: {end}\n"
-                                f"{_tail(log, 60)}") from None
-        stamp.touch()
+                                f"{tail(log, 60)}") from None
     return folder
 
 
@@ -171,10 +153,6 @@ def _make(simulator: str, log: Path, **options: Any) -> Any:
         made = _CLASSES[simulator](**options)
     made.log = log
     return made
-
-
-def _tail(log: Path, lines: int) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
 
 def _failures(results: Path) -> tuple[int, list[str]]:
@@ -242,12 +220,12 @@ def run_cocotb(dut: wiring.Component | Design, name: str, bench: str, *, simulat
             runner.set_env()
             runner.execute(runner.build_command())
         except SystemExit as end:
-            raise CocotbFailure(f"{where}: {end}\n{_tail(log, 60)}") from None
+            raise CocotbFailure(f"{where}: {end}\n{tail(log, 60)}") from None
         if not results.exists():
-            raise CocotbFailure(f"{where}: ended without results\n{_tail(log, 60)}")
+            raise CocotbFailure(f"{where}: ended without results\n{tail(log, 60)}")
         ran, bad = _failures(results)
         if bad:
-            raise CocotbFailure(f"{where}: failed: {', '.join(bad)}\n{_tail(log, 120)}")
+            raise CocotbFailure(f"{where}: failed: {', '.join(bad)}\n{tail(log, 120)}")
         if not ran:
-            raise CocotbFailure(f"{where}: no test ran; testcase={testcase!r}\n{_tail(log, 20)}")
+            raise CocotbFailure(f"{where}: no test ran; testcase={testcase!r}\n{tail(log, 20)}")
     return folder

@@ -1,0 +1,60 @@
+"""A whole card on the native engine, with its host, its wire and a driver that has opened it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hw.config import NicConfig
+from sim.native.engine import Engine, EngineOptions
+from sim.native.port import NativePort
+from sim.native.wire import NativeWire
+from sw_driver.net import NetDevice, NetOptions
+from sw_driver.pci import PciFunction, scan
+
+__all__ = ["NativeCard", "open_card"]
+
+_UNDER_WAY_CYCLES = 100
+
+
+@dataclass
+class NativeCard:
+    """The card and everything around it."""
+
+    config: NicConfig
+    engine: Engine
+    wire: NativeWire
+    port: NativePort
+    function: PciFunction
+    device: NetDevice
+
+
+async def _bring_up(engine: Engine, port: NativePort, config: NicConfig, net: NetOptions | None,
+                    open_device: bool) -> NativeCard:
+    (function,) = await scan(port)
+    if net is None:
+        net = NetOptions(max_payload=config.max_payload_bytes, max_read=config.max_read_bytes)
+    device = await NetDevice.probe(port, function, net)
+    if open_device:
+        await device.open()
+        # The driver's last writes are posted: a frame that came now would find no queue running.
+        await port.sleep(_UNDER_WAY_CYCLES)
+    return NativeCard(config, engine, engine.wire, port, function, device)
+
+
+@contextmanager
+def open_card(config: NicConfig, *, options: EngineOptions | None = None,
+              net: NetOptions | None = None, open_device: bool = True, strict: bool = True,
+              waves: Path | None = None) -> Iterator[NativeCard]:
+    """Start a card, enumerate its bus, and open the network device on function 0.
+
+    ::
+
+        with open_card(NicConfig.preset("full")) as card:
+            card.port.run(card.device.send(frame))
+    """
+    with Engine(config, options, waves=waves) as engine:
+        port = NativePort(engine, strict=strict)
+        yield port.run(_bring_up(engine, port, config, net, open_device))

@@ -1,0 +1,413 @@
+"""The native engine: runs the card, its host and its wire in C++, many cycles a call."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from hw.config import NicConfig
+from sim.native import library as c
+from sim.native.build import card_library, host_library
+from sim.native.library import Event
+from sim.native.link import Link
+from sim.native.memory import NativeMemory, Placement
+from sim.native.rings import RingDriver
+from sim.native.wire import NativeWire
+from tb.completer import FaultKind
+from tb.tlp import Request
+
+__all__ = ["AccessResult", "Engine", "EngineOptions", "Event", "NativeInterrupt"]
+
+FOREVER = 1 << 62
+_SPLITTING = ("large", "small", "random")
+_SAMPLING = ("answer", "arrival")
+_FAULTS = (FaultKind.UNSUPPORTED, FaultKind.ABORT, FaultKind.POISONED, FaultKind.NEVER,
+           FaultKind.LATE)
+_DOORBELLS = range(0xFEE0_0000, 0xFEF0_0000)
+
+
+@dataclass(kw_only=True)
+class EngineOptions:
+    """How the host, the link and the wire behave. Times are in cycles of the card's clock."""
+
+    latency_cycles: int = 250
+    """From a read request's last beat to its first completion: 1 us at 250 MHz."""
+    jitter_cycles: int = 0
+    """Up to so much is added to each completion: reads with different tags overtake one another."""
+    boundary_bytes: int = 64
+    """Read completion boundary: 64 or 128."""
+    splitting: Literal["large", "small", "random"] = "large"
+    """Completions as large as may be, as small as may be, or cut at random boundaries."""
+    sampling: Literal["answer", "arrival"] = "answer"
+    """Whether memory is looked at when each completion leaves, or when the read arrives."""
+    credits: int | None = None
+    """Non-posted requests that the host holds at a time, 1 to 127 (None: any number)."""
+    credit_cycles: int = 8
+    """How long it holds one."""
+    host_timeout_cycles: int = 20_000
+    """When an access to the card is given up."""
+    card_timeout_cycles: int = 256
+    """The card may use the tag of an unanswered read again after so long."""
+    patience_cycles: int = 2000
+    """When a request that the card does not accept is reported."""
+    link: Link | None = None
+    """The PCI Express link (None: no limit but the card's streams)."""
+    rx_rate: float | None = None
+    """Bytes a cycle of the received line, 24 a frame beside its own (None: a beat every cycle)."""
+    tx_rate: float | None = None
+    """The same of the transmitted line."""
+    stalls: float = 0.0
+    """The chance in each cycle that a stream's other side turns from going to stalling or back."""
+    keep: Literal["nothing", "records", "bytes"] = "bytes"
+    """What is kept of frames on the wire until somebody takes it."""
+    tlp_log: int = 65_536
+    """Records of TLPs that are kept, 0 for none; the oldest are lost first."""
+    placement: Placement = "mixed"
+    """Where memory is allocated: below 4 GiB, above, or here and there."""
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        self._choice("boundary_bytes", (64, 128))
+        self._choice("splitting", _SPLITTING)
+        self._choice("sampling", _SAMPLING)
+        self._choice("keep", ("nothing", "records", "bytes"))
+        self._range("latency_cycles", 0, 1 << 32)
+        self._range("jitter_cycles", 0, 1 << 32)
+        self._range("credit_cycles", 0, 1 << 32)
+        self._range("host_timeout_cycles", 1, 1 << 40)
+        self._range("card_timeout_cycles", 0, 1 << 40)
+        self._range("patience_cycles", 1, 1 << 40)
+        self._range("tlp_log", 0, 1 << 28)
+        self._range("stalls", 0, 1)
+        self._range("seed", 0, 1 << 60)
+        if self.credits is not None:
+            self._range("credits", 1, 127)
+        for name in ("rx_rate", "tx_rate"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be more than 0 bytes a cycle, or None, not "
+                                 f"{getattr(self, name)!r}")
+
+    def _choice(self, name: str, allowed: tuple[object, ...]) -> None:
+        if getattr(self, name) not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not "
+                             f"{getattr(self, name)!r}")
+
+    def _range(self, name: str, low: float, high: float) -> None:
+        if not low <= getattr(self, name) <= high:
+            raise ValueError(f"{name} must be from {low} to {high}, not {getattr(self, name)!r}")
+
+
+class NativeInterrupt:
+    """An interrupt: what must be written where, and how often it was."""
+
+    __slots__ = ("_counts", "address", "data", "index", "name")
+
+    def __init__(self, counts: Any, index: int, address: int, data: int, name: str) -> None:
+        self._counts = counts
+        self.index = index
+        self.address = address
+        self.data = data
+        self.name = name
+
+    @property
+    def count(self) -> int:
+        """Times it was raised so far."""
+        return int(self._counts[self.index])
+
+    def __repr__(self) -> str:
+        return f"<interrupt {self.name} {self.data:#x} to {self.address:#x}, raised {self.count}>"
+
+
+@dataclass(frozen=True)
+class AccessResult:
+    """What became of an access of the host."""
+
+    done: bool
+    status: int | None
+    """None while waiting, after a time-out, and for a posted write."""
+    data: bytes
+    poisoned: bool
+    issued_at: int
+    answered_at: int
+    tag: int
+
+
+class Engine:
+    """A card with a host and a wire around it.
+
+    Nothing happens but in `run` and `run_until`, which return to Python only at the end. Everything
+    is the same again with the same seed. Use it in a ``with`` statement, or `close` it.
+
+    | Speed: see docs/architecture.md. Storage: the logs, until they are taken.
+
+    Parameters
+    ----------
+    config
+        The card; None for the host alone (the card is then played by hand: tests).
+    options
+        `EngineOptions`; `change` changes them while running.
+    waves
+        A VCD file to write; the library is then a slower one.
+    """
+
+    def __init__(self, config: NicConfig | None, options: EngineOptions | None = None, *,
+                 waves: Path | None = None) -> None:
+        self.config = config
+        self.options = options or EngineOptions()
+        path = host_library() if config is None else card_library(config, waves=waves is not None)
+        self._library = c.load(path)
+        self._clock_mhz = 250 if config is None else config.clock_mhz
+        self._handle: int | None = self._library.rl_open(self.options.seed, config is not None)
+        self._counter_names = self._library.rl_counter_names().decode().split()
+        self._counts = self._library.rl_interrupt_counts(self._handle)
+        self._interrupts = 0
+        self.memory = NativeMemory(self._library, self.handle, seed=self.options.seed,
+                                   placement=self.options.placement)
+        self.wire = NativeWire(self._library, self.handle)
+        self._apply(self.options)
+        self._set("ns_per_cycle", 1000 / self._clock_mhz)
+        if waves is not None:
+            waves.parent.mkdir(parents=True, exist_ok=True)
+            if not self._library.rl_trace(self.handle, str(waves).encode()):
+                raise ValueError(f"{waves}: cannot be written")
+
+    @property
+    def handle(self) -> int:
+        """The engine in C++; `ValueError` when it is closed."""
+        if self._handle is None:
+            raise ValueError("the engine is closed")
+        return self._handle
+
+    @property
+    def library(self) -> Any:
+        """Its functions (`sim.native.library`)."""
+        return self._library
+
+    def close(self) -> None:
+        """End the engine; regions and arrays of it may not be used any more."""
+        if self._handle is not None:
+            self.wire.untap()
+            self._library.rl_close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    # --- options
+
+    def change(self, **changes: Any) -> None:
+        """Change options; ``seed`` and ``placement`` are for the start alone."""
+        known = {field.name for field in fields(EngineOptions)} - {"seed", "placement"}
+        for name in changes:
+            if name not in known:
+                raise ValueError(f"{name} is no option to change; there are "
+                                 f"{', '.join(sorted(known))}")
+        new = replace(self.options, **changes)
+        self._apply(new, set(changes))
+        self.options = new
+
+    def _set(self, name: str, value: float) -> None:
+        if not self._library.rl_set(self.handle, name.encode(), value):
+            raise ValueError(f"the engine knows no option {name}")
+
+    def _apply(self, options: EngineOptions, names: set[str] | None = None) -> None:
+        for field in fields(options):
+            name, value = field.name, getattr(options, field.name)
+            if names is not None and name not in names:
+                continue
+            if name == "link":
+                rate = value.bytes_per_cycle(self._clock_mhz) if value else 0
+                self._set("down_rate", rate)
+                self._set("up_rate", rate)
+            elif name == "stalls":
+                for stream in ("rq", "cc", "rc", "cq", "rx", "tx"):
+                    self._set(f"{stream}_flip", value)
+            elif name == "splitting":
+                self._set(name, _SPLITTING.index(value))
+            elif name == "sampling":
+                self._set(name, _SAMPLING.index(value))
+            elif name == "keep":
+                self._set(name, ("nothing", "records", "bytes").index(value))
+            elif name not in ("seed", "placement"):
+                self._set(name, value or 0)
+
+    def set_link_up(self, up: bool) -> None:
+        """Say whether the wire's link is there (it is, at the start)."""
+        self._set("link_up", up)
+
+    # --- running
+
+    @property
+    def cycle(self) -> int:
+        """Clock edges so far."""
+        return int(self._library.rl_cycle(self.handle))
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time that was spent in the engine, without Python."""
+        return float(self._library.rl_cpu_seconds(self.handle))
+
+    @property
+    def cycles_per_second(self) -> float:
+        """Cycles in a second of CPU time, over all so far; 0 before the first."""
+        seconds = self.cpu_seconds
+        return self.cycle / seconds if seconds else 0.0
+
+    def run(self, cycles: int) -> Event:
+        """Run so many cycles; give all that happened."""
+        return self.run_until(Event.NONE, cycles)
+
+    def run_until(self, events: Event, limit_cycles: int = FOREVER) -> Event:
+        """Run until one of these events, ``limit_cycles`` at most; give all that happened.
+
+        The engine stops after the cycle of the event. What happened before the call does not count.
+        """
+        if not 0 <= limit_cycles <= FOREVER:
+            raise ValueError(f"cycles to run must be from 0 to {FOREVER}, not {limit_cycles}")
+        return Event(self._library.rl_run(self.handle, limit_cycles, int(events)))
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way on PCI Express, in either direction."""
+        return bool(self._library.rl_idle(self.handle))
+
+    # --- what the host asks of the card
+
+    def access(self, request: Request, *, forget: bool = False) -> int:
+        """Queue a request to the card, legal or not; give its number.
+
+        With ``forget`` nobody will ask what became of it.
+        """
+        record = c.RequestRecord(
+            request.address, request.dwords, request.requester_id, request.completer_id,
+            request.tag, int(request.kind.value), request.first_be, request.last_be,
+            request.traffic_class, request.attributes, int(request.poisoned))
+        if len(request.payload) > 4096:
+            raise ValueError(f"a payload must be at most 4096 bytes, not {len(request.payload)}")
+        return int(self._library.rl_access(self.handle, ctypes.byref(record), request.payload,
+                                           len(request.payload), forget))
+
+    def access_done(self, number: int) -> bool:
+        """Whether an access was answered, given up, or (a posted one) has left."""
+        return bool(self._library.rl_access_done(self.handle, number))
+
+    def access_result(self, number: int) -> AccessResult:
+        """Give what became of an access; one that is done is forgotten thereby."""
+        record = c.AccessRecord()
+        if not self._library.rl_access_result(self.handle, number, ctypes.byref(record)):
+            raise ValueError(f"there is no access {number}, or its result was taken")
+        return AccessResult(
+            bool(record.done), None if record.status < 0 else record.status,
+            bytes(record.data[:record.bytes]), bool(record.poisoned), record.issued_at,
+            record.answered_at, record.tag)
+
+    def limits(self, bdf: int) -> c.LimitsRecord:
+        """Give what the host has seen a function be told of its limits."""
+        record = c.LimitsRecord()
+        self._library.rl_function(self.handle, bdf, ctypes.byref(record))
+        return record
+
+    def interrupt(self, name: str = "interrupt") -> NativeInterrupt:
+        """Give an interrupt that nobody has."""
+        # 256 processors a page of the window; data and address are each interrupt's own.
+        number = self._interrupts
+        address = _DOORBELLS.start + (number % 251 << 12)
+        data = 0x4021 + 7 * number
+        index = self._library.rl_interrupt_add(self.handle, address, data)
+        if index < 0:
+            raise ValueError(f"an engine has at most 8192 interrupts, not {number + 1}")
+        self._interrupts += 1
+        return NativeInterrupt(self._counts, index, address, data, name)
+
+    def inject(self, address: int, size: int, *, kind: FaultKind, count: int | None = None,
+               late_cycles: int = 0) -> int:
+        """Let reads of ``size`` bytes at an address go wrong, ``count`` times (None: always)."""
+        return int(self._library.rl_fault_add(
+            self.handle, address, size, _FAULTS.index(kind), -1 if count is None else count,
+            late_cycles))
+
+    def heal(self, fault: int) -> None:
+        """End a fault that `inject` made."""
+        if not self._library.rl_fault_remove(self.handle, fault):
+            raise ValueError(f"there is no fault {fault}")
+
+    # --- what happened
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Everything that was counted, by name (``counters.h``)."""
+        values = np.zeros(len(self._counter_names), np.uint64)
+        self._library.rl_counters(self.handle, values.ctypes.data)
+        return dict(zip(self._counter_names, values.tolist(), strict=True))
+
+    def _log(self, place: int, take: Any, kind: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        sizes = np.zeros(6, np.uint64)
+        self._library.rl_log_sizes(self.handle, sizes.ctypes.data)
+        records = np.zeros(int(sizes[place]), kind)
+        got = take(self.handle, records.ctypes.data, len(records))
+        return records[:got]
+
+    def take_tlps(self) -> np.ndarray[Any, Any]:
+        """Take the log of TLPs (`sim.native.library.TLP`)."""
+        return self._log(0, self._library.rl_tlps_take, c.TLP)
+
+    def take_interrupts(self) -> np.ndarray[Any, Any]:
+        """Take the log of interrupts (`sim.native.library.INTERRUPT`)."""
+        return self._log(2, self._library.rl_interrupts_take, c.INTERRUPT)
+
+    def take_violations(self) -> list[tuple[int, str]]:
+        """Take what the card did that it must not: cycle and words."""
+        records = self._log(4, self._library.rl_violations_take, c.VIOLATION)
+        return [(int(record["cycle"]), record["text"].decode()) for record in records]
+
+    def check(self) -> None:
+        """Fail with all violations, if there are any."""
+        violations = self.take_violations()
+        if violations:
+            raise AssertionError("\n".join(
+                f"cycle {cycle}: {text}" for cycle, text in violations[:20]))
+
+    # --- rings that need no Python
+
+    def drive(self, *, available: int, used: int, size: int, notify_address: int,
+              notify_value: int, batch: int = 32, count: int | None = None,
+              transmit: bool = False, keep_times: bool = True,
+              notify_bytes: int = 2) -> RingDriver:
+        """Go on with a split ring that a driver in Python set up: see `RingDriver`."""
+        return RingDriver(self._library, self.handle, available=available, used=used, size=size,
+                          notify_address=notify_address, notify_value=notify_value, batch=batch,
+                          count=count, transmit=transmit, keep_times=keep_times,
+                          notify_bytes=notify_bytes)
+
+    # --- the card played by hand
+
+    def hand_request(self, request: Request) -> None:
+        """Let the host take a request as the card's, now. For an engine without a card."""
+        record = c.RequestRecord(
+            request.address, request.dwords, request.requester_id, request.completer_id,
+            request.tag, int(request.kind.value), request.first_be, request.last_be,
+            request.traffic_class, request.attributes, int(request.poisoned))
+        self._library.rl_hand_request(self.handle, ctypes.byref(record), request.payload)
+
+    def hand_completion(self, payload: bytes, **header: int) -> None:
+        """Let the host take a completion as the card's, now."""
+        record = c.CompletionRecord(**header)
+        self._library.rl_hand_completion(self.handle, ctypes.byref(record), payload)
+
+    def hand_sent(self) -> Iterable[tuple[int, dict[str, int], bytes]]:
+        """Take the completions that the host has sent: cycle, header, payload."""
+        record, payload = c.CompletionRecord(), ctypes.create_string_buffer(4096)
+        names: Sequence[str] = [str(field[0]) for field in record._fields_]
+        while self._library.rl_hand_sent(self.handle, ctypes.byref(record), payload):
+            header = {name: int(getattr(record, name)) for name in names}
+            yield header.pop("cycle"), header, payload.raw[:header.pop("bytes")]
