@@ -7,6 +7,8 @@ PYTHON ?= python3
 CONFIG ?= full
 VFS ?=
 SET ?=
+# Of everything random; empty for the fixed one.
+SEED ?=
 CARD = $(CONFIG) $(foreach pair,$(if $(VFS),vfs=$(VFS)) $(SET),--set $(pair))
 
 READY := .venv/ready
@@ -15,7 +17,7 @@ RUN := $(BIN)/python
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help set-up sim test conformance lint verilog synth docs lock system-deps clean
+.PHONY: help set-up sim bench soak test conformance lint verilog synth docs lock system-deps clean
 
 help:
 	@sed -n 's/^## *//p' $(MAKEFILE_LIST)
@@ -29,7 +31,7 @@ set-up: $(READY)
 
 ## make sim           the demonstration: build/sim/report.html, report.json, wire.pcap
 sim: $(READY)
-	$(BIN)/ringlet sim $(CARD)
+	$(BIN)/ringlet sim $(CARD) $(if $(SEED),--seed $(SEED))
 
 ## make test          the whole regression; TESTS=path, ARGS="-k x", SEED=n
 TESTS ?=
@@ -47,6 +49,20 @@ lint: $(READY)
 	$(RUN) -m ruff check hw sim sw_driver tb tests
 	$(RUN) -m mypy
 	$(RUN) -m sim.lint
+
+## make bench         throughput and latency beside what is possible: build/bench/report.html;
+##                    QUICK=1, FULL=1, COMPARE=old.json, SEED=n
+QUICK ?=
+FULL ?=
+COMPARE ?=
+bench: $(READY)
+	$(BIN)/ringlet bench $(CARD) $(if $(QUICK),--quick) $(if $(FULL),--full) \
+		$(if $(COMPARE),--compare $(COMPARE)) $(if $(SEED),--seed $(SEED))
+
+## make soak          random traffic, stalls and resets; PACKETS=n, SEED=n: build/soak
+PACKETS ?= 100000
+soak: $(READY)
+	$(BIN)/ringlet soak $(CARD) --packets $(PACKETS) $(if $(SEED),--seed $(SEED))
 
 ## make verilog       the card's Verilog; CONFIG=full VFS=n SET="field=number ..."
 verilog: $(READY)

@@ -43,6 +43,22 @@ def _overrides(vfs: str | None, pairs: Sequence[str] | None) -> dict[str, int]:
     return parse_overrides([*([f"vfs={vfs}"] if vfs is not None else []), *(pairs or [])])
 
 
+def _whole(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{name} must be a whole number, not {text!r}")
+    return int(text)
+
+
+def _share(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a share from 0 to 1, not {text!r}")
+    return value
+
+
 def _show_version(asked: bool) -> None:
     if asked:
         print(f"ringlet {version('ringlet')}")
@@ -77,8 +93,6 @@ def sim(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
     or changed.
     """
     config = NicConfig.preset(preset, **_overrides(vfs, pairs))
-    if not seed.isdecimal():
-        raise ValueError(f"--seed must be a whole number, not {seed!r}")
     from sim.demo import (  # noqa: PLC0415  # what one command needs, another need not load
         DEFAULT_RECEIVE,
         DEFAULT_TRANSMIT,
@@ -87,8 +101,61 @@ def sim(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
     )
 
     return run_demo(DemoOptions(
-        config=config, preset=preset, seed=int(seed), waves=waves, folder=folder,
+        config=config, preset=preset, seed=_whole("--seed", seed), waves=waves, folder=folder,
         transmit=transmit or DEFAULT_TRANSMIT, receive=receive or DEFAULT_RECEIVE))
+
+
+@app.command()
+def bench(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+          quick: Annotated[bool, typer.Option(
+              "--quick", help="Three frame lengths at the centre, and the latencies.")] = False,
+          full: Annotated[bool, typer.Option(
+              "--full", help="The whole product of all axes: hours.")] = False,
+          seed: Annotated[str, typer.Option(
+              metavar="N", help="Seed of everything random: the same seed, the same run.")] = "1",
+          compare: Annotated[Path | None, typer.Option(
+              metavar="OLD.json", help="Results of an earlier run: say what changed, and end with "
+                                       "1 if something got worse.")] = None,
+          threshold: Annotated[str, typer.Option(
+              metavar="SHARE", help="By what share a figure may be worse than there.")] = "0.02",
+          folder: Annotated[Path, typer.Option(
+              metavar="FOLDER", help="Where results and report go.")] = Path("build/bench"),
+          ) -> int:
+    """Measure the card: throughput and latency, each beside what is physically possible.
+
+    Leaves results.json and report.html in the folder. All figures but the engine's own are
+    simulated cycles, the same on every machine.
+    """
+    config = NicConfig.preset(preset, **_overrides(vfs, pairs))
+    if quick and full:
+        raise ValueError("--quick and --full exclude each other")
+    from sim.bench.run import BenchOptions, run_bench  # noqa: PLC0415  # as below
+
+    return run_bench(BenchOptions(
+        config=config, preset=preset, seed=_whole("--seed", seed), compare=compare,
+        scale="quick" if quick else "full" if full else "star",
+        threshold=_share("--threshold", threshold), folder=folder))
+
+
+@app.command()
+def soak(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+         packets: Annotated[str, typer.Option(
+             metavar="N", help="Frames that are to go the whole way, in both directions "
+                               "together.")] = "100000",
+         seed: Annotated[str, typer.Option(
+             metavar="N", help="Seed of everything random: the same seed, the same run.")] = "1",
+         folder: Annotated[Path, typer.Option(
+             metavar="FOLDER", help="Where the summary goes.")] = Path("build/soak")) -> int:
+    """Run random traffic over random hosts and links, with stalls and resets.
+
+    Every frame is accounted for. Ends with 1 at the first that was lost, repeated, changed or out
+    of order. Leaves summary.json in the folder.
+    """
+    from sim.soak import SoakOptions, run_soak  # noqa: PLC0415  # as below
+
+    return run_soak(SoakOptions(
+        config=NicConfig.preset(preset, **_overrides(vfs, pairs)), seed=_whole("--seed", seed),
+        packets=_whole("--packets", packets), folder=folder))
 
 
 @app.command()

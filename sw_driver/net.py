@@ -271,6 +271,11 @@ class NetDevice:
         if not self.is_open:
             raise RuntimeError("the device is not open")
 
+    @property
+    def rings(self) -> dict[int, SplitRing[Buffer]]:
+        """The rings by number of their queue, for who goes on with them without this driver."""
+        return {queue.index: queue.ring for queue in (*self._receive, *self._transmit)}
+
     # --- sending
 
     async def send(self, frame: bytes) -> None:

@@ -291,6 +291,11 @@ class VirtioPci:
         await self.put(CommonConfig.QUEUE_SELECT, queue)
         await self.put(CommonConfig.QUEUE_ENABLE, 1)
 
+    def notify_address(self, queue: int) -> int:
+        """Give where `notify` writes the queue's number, for who kicks without this driver."""
+        region = self._within(ConfigType.NOTIFY, self._notify_offsets[queue], 2)
+        return self._address(region, self._notify_offsets[queue])
+
     async def notify(self, queue: int) -> None:
         """Kick a queue."""
         await self.write(ConfigType.NOTIFY, self._notify_offsets[queue], 2, queue)

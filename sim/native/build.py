@@ -33,6 +33,8 @@ _VERILATE = ("--cc", "--prefix", f"V{_TOP}", "--top-module", _TOP, "-O3", "--x-a
              "--x-initial", "fast", "--no-assert", *QUIET)
 # What runs each cycle is worth every effort of the compiler, what runs once none at all.
 _MAKE = ("OPT_FAST=-O2 -fPIC -fno-stack-protector", "OPT_SLOW=-O0 -fPIC", "OPT_GLOBAL=-O2 -fPIC")
+# A run that leaves waves is slow whatever the compiler does, and is not often wanted.
+_MAKE_WAVES = ("OPT_FAST=-O0 -fPIC", "OPT_SLOW=-O0 -fPIC", "OPT_GLOBAL=-O1 -fPIC")
 _COMPILE = ("-std=gnu++20", "-O2", "-fPIC", "-Wall", "-Wextra", "-Werror",
             "-fno-stack-protector")
 
@@ -109,9 +111,10 @@ def _fail(what: str, reason: object, log: Path) -> NativeBuildError:
 def _verilated(config: NicConfig, design: Design, *, waves: bool) -> Path:
     """Give the folder of the compiled card."""
     trace = ("--trace-vcd", "--trace-structs") if waves else ()
+    make = _MAKE_WAVES if waves else _MAKE
     name = f"card_{config.data_bits}{'-waves' if waves else ''}"
     environment = toolchain.environment()
-    with built_once("native", name, FORM, design.made_of, _VERILATE, _MAKE, trace,
+    with built_once("native", name, FORM, design.made_of, _VERILATE, make, trace,
                     wrapper((), "")) as kept:
         folder = kept.folder
         if kept.done:
@@ -127,7 +130,7 @@ def _verilated(config: NicConfig, design: Design, *, waves: bool) -> Path:
             run_logged([
                 [str(toolchain.verilator()), *_VERILATE, *trace, "-Mdir", str(made),
                  str(folder / f"{_TOP}.v"), str(folder / "ringlet.v")],
-                ["make", "-C", str(made), "-f", f"V{_TOP}.mk", "-j2", *_MAKE],
+                ["make", "-C", str(made), "-f", f"V{_TOP}.mk", "-j2", *make],
             ], log=log, folder=folder, environment=environment)
         except SystemExit as end:
             raise _fail("the card", end, log) from None

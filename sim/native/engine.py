@@ -25,6 +25,7 @@ from tb.tlp import Request
 __all__ = ["AccessResult", "Engine", "EngineOptions", "Event", "NativeInterrupt"]
 
 FOREVER = 1 << 62
+_PART_CYCLES = 200_000
 _SPLITTING = ("large", "small", "random")
 _SAMPLING = ("answer", "arrival")
 _FAULTS = (FaultKind.UNSUPPORTED, FaultKind.ABORT, FaultKind.POISONED, FaultKind.NEVER,
@@ -274,7 +275,14 @@ class Engine:
         """
         if not 0 <= limit_cycles <= FOREVER:
             raise ValueError(f"cycles to run must be from 0 to {FOREVER}, not {limit_cycles}")
-        return Event(self._library.rl_run(self.handle, limit_cycles, int(events)))
+        happened = 0
+        while True:
+            # In parts of a second or two, so that an interrupt from the keyboard gets through.
+            part = min(limit_cycles, _PART_CYCLES)
+            happened |= self._library.rl_run(self.handle, part, int(events))
+            limit_cycles -= part
+            if not limit_cycles or happened & events:
+                return Event(happened)
 
     @property
     def idle(self) -> bool:

@@ -143,6 +143,8 @@ class NativePort:
     def _run_ready(self) -> None:
         while self._ready:
             task = self._ready.popleft()
+            if task.done:  # somebody has closed it
+                continue
             wait = task.step()
             if wait is not None:
                 self._waiting.append((task, wait))
@@ -155,6 +157,8 @@ class NativePort:
         now = self.engine.cycle
         still = []
         for task, wait in self._waiting:
+            if task.done:
+                continue
             if wait.met() or (wait.deadline is not None and wait.deadline <= now):
                 self._ready.append(task)
             else:

@@ -95,12 +95,16 @@ const char* rl_region_error(void* e) { return of(e).memory.error; }
 
 int rl_region_remove(void* e, uint64_t id) {
     Engine::Held held(of(e));
+    if (const Region* region = of(e).memory.region(id))
+        for (auto& driver : of(e).drivers)
+            driver->leave(region->bytes, region->bytes + region->size);
     return of(e).memory.remove(id);
 }
 
 uint8_t* rl_region_pointer(void* e, uint64_t id) {
     Engine::Held held(of(e));
-    return of(e).memory.pointer(id);
+    const Region* region = of(e).memory.region(id);
+    return region ? region->bytes : nullptr;
 }
 
 void rl_dirty(void* e, uint8_t* bitmap, uint64_t bytes, uint64_t base, unsigned page_shift) {

@@ -29,6 +29,7 @@ RingDriver::RingDriver(const Parameters& parameters, uint8_t* available, uint8_t
 }
 
 void RingDriver::step(uint64_t now, RootComplex& root, Counters& counters, Events& events) {
+    if (gone_) return;
     uint16_t index = load16(used_ + kIndex);
     if (index == seen_) return;
     barrier();

@@ -35,6 +35,12 @@ public:
 
     void stop() { running_ = false; }  // what is used from now on is kept, and not given back
 
+    // The memory from `begin` to `end` goes: end for good if a ring lies there.
+    void leave(const uint8_t* begin, const uint8_t* end) {
+        auto inside = [=](const uint8_t* at) { return at >= begin && at < end; };
+        if (inside(available_) || inside(used_)) gone_ = true;
+    }
+
     uint64_t done = 0;         // used chains
     uint64_t bytes = 0;        // that the card wrote into them
     uint64_t kicks = 0;
@@ -51,6 +57,7 @@ private:
     uint16_t published_;  // available index
     uint64_t given_ = 0;
     bool running_ = true;
+    bool gone_ = false;
     std::vector<uint16_t> held_;
 
     void publish(RootComplex& root, Counters& counters);

@@ -122,9 +122,9 @@ bool HostMemory::remove(uint64_t id) {
     return true;
 }
 
-uint8_t* HostMemory::pointer(uint64_t id) const {
+const Region* HostMemory::region(uint64_t id) const {
     for (const Region& region : regions_)
-        if (region.id == id) return region.bytes;
+        if (region.id == id) return &region;
     return nullptr;
 }
 

@@ -34,7 +34,7 @@ public:
     uint64_t add(uint64_t address, uint64_t size, uint8_t* given, int fd, uint64_t offset,
                  bool device_reads, bool device_writes);
     bool remove(uint64_t id);
-    uint8_t* pointer(uint64_t id) const;
+    const Region* region(uint64_t id) const;  // or null
 
     // The region that holds all of these bytes, or null.
     const Region* find(uint64_t address, uint64_t size) const;

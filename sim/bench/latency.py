@@ -1,0 +1,142 @@
+"""Measure latencies: one frame through the idle card, taken apart by what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hw.config import NicConfig
+from hw.pcie.types import RequestKind
+from sim.bench.throughput import Spent, cycles_of, engine_options
+from sim.native.bring_up import NativeCard, open_card
+from sim.native.library import TLP
+from sw_driver.net import NetOptions
+
+__all__ = ["FRAME_BYTES", "ROUND_TRIPS_NS", "latencies"]
+
+FRAME_BYTES = 60
+ROUND_TRIPS_NS = (500, 1000)
+_LINK = "gen3x16"
+_SETTLE_CYCLES = 4000
+_AFTER_CYCLES = 3000
+_RECEIVE, _TRANSMIT = 0, 1
+_USED_INDEX = 2  # offset in the used ring
+_CQ, _RQ, _RC = 0, 2, 3  # channels of the log
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A read of the card."""
+
+    asked: int
+    answered: int
+
+
+def _reads(log: np.ndarray[Any, Any]) -> list[_Read]:
+    """Pair reads with their last completions."""
+    asked: dict[int, int] = {}
+    answered: dict[int, int] = {}
+    found = []
+    for record in log:
+        tag, cycle = int(record["tag"]), int(record["cycle"])
+        if record["channel"] == _RQ and record["kind"] == RequestKind.MEM_READ.value:
+            if tag in answered:
+                found.append(_Read(asked[tag], answered.pop(tag)))
+            asked[tag] = cycle
+        elif record["channel"] == _RC and tag in asked:
+            answered[tag] = cycle
+    return found + [_Read(asked[tag], cycle) for tag, cycle in answered.items()]
+
+
+def _chain(reads: list[_Read], begin: int, end: int) -> int:
+    """Give how many reads follow on one another between two cycles: the longest such chain."""
+    count, free = 0, begin
+    for read in sorted(reads, key=lambda read: read.answered):
+        if read.asked >= free and read.answered <= end:
+            count, free = count + 1, read.answered
+    return count
+
+
+def _cycle(log: np.ndarray[Any, Any], what: Any, *, last: bool = False) -> int:
+    """Give the cycle of the first record for which ``what`` holds (or of the last)."""
+    found = log["cycle"][what]
+    if not len(found):
+        raise RuntimeError("a step of the packet's way was not seen")
+    return int(found[-1 if last else 0])
+
+
+def _row(path: str, rtt_ns: int, config: NicConfig, cycles: int, reads: int) -> dict[str, Any]:
+    floor = reads * cycles_of(rtt_ns, config)
+    return {"path": path, "ring": "split", "notification_data": False, "frame_bytes": FRAME_BYTES,
+            "rtt_ns": rtt_ns, "reads": reads, "cycles": cycles, "floor_cycles": floor,
+            "added_cycles": cycles - floor, "blocks": []}
+
+
+def _log_of(card: NativeCard) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Take TLPs and frames."""
+    records, _data = card.wire.take()
+    return card.engine.take_tlps().astype(TLP), records
+
+
+async def _send(card: NativeCard, frame: bytes) -> None:
+    await card.device.send(frame)
+    await card.port.sleep(_AFTER_CYCLES)
+    await card.device.drain()
+
+
+async def _receive(card: NativeCard, frame: bytes) -> None:
+    ring = card.device.rings[_RECEIVE]
+    ring.suppress_interrupts(False)
+    card.wire.send(frame)
+    await card.port.sleep(_AFTER_CYCLES)
+    if await card.device.receive(0) != frame:
+        raise RuntimeError("the frame did not come through as it was")
+
+
+def latencies(config: NicConfig, *, seed: int, spent: Spent) -> Iterator[dict[str, Any]]:
+    """Measure every path at every round trip.
+
+    ``doorbell_to_wire``: from the kick's TLP to the frame's first beat on the wire.
+    ``wire_to_used``: from its last beat on the wire to the write of the used index, descriptors
+    being there. ``used_to_interrupt``: from that write to the interrupt's. The floor is the reads
+    that follow on one another, times the round trip.
+    """
+    frame = bytes(range(FRAME_BYTES))
+    for rtt_ns in ROUND_TRIPS_NS:
+        options = engine_options(config, link=_LINK, rtt_ns=rtt_ns, seed=seed, keep="records")
+        net = NetOptions(max_payload=config.max_payload_bytes, max_read=config.max_read_bytes,
+                         suppress=False)
+        with open_card(config, options=options, net=net) as card:
+            card.engine.run(_SETTLE_CYCLES)
+            _log_of(card)
+            card.port.run(_send(card, frame))
+            log, frames = _log_of(card)
+            kick = _cycle(log, (log["channel"] == _CQ) & (
+                log["address"] == card.device.virtio.notify_address(_TRANSMIT)))
+            wire = int(frames["first_cycle"][0])
+            yield _row("doorbell_to_wire", rtt_ns, config, wire - kick,
+                       _chain(_reads(log), kick, wire))
+
+            card.engine.run(_SETTLE_CYCLES)
+            _log_of(card)
+            card.port.run(_receive(card, frame))
+            log, frames = _log_of(card)
+            index = card.device.rings[_RECEIVE].used.address + _USED_INDEX
+            writes = (log["channel"] == _RQ) & (log["kind"] == RequestKind.MEM_WRITE.value)
+            used = _cycle(log, writes & (log["address"] == index))
+            came = int(frames["last_cycle"][0])
+            yield _row("wire_to_used", rtt_ns, config, used - came,
+                       _chain(_reads(log), came, used))
+            vector = _cycle(log, writes & (log["cycle"] > used) & (log["size"] == 4)
+                            & (log["address"] >> 20 == _DOORBELL_WINDOW >> 20))
+            yield _row("used_to_interrupt", rtt_ns, config, vector - used,
+                       _chain(_reads(log), used, vector))
+            card.engine.check()
+            spent.add(card.engine)
+
+
+_DOORBELL_WINDOW = 0xFEE0_0000
+"""Where interrupts are written."""

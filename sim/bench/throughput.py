@@ -1,0 +1,138 @@
+"""Measure a point: keep the rings full, and see how often a packet goes through."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hw.config import NicConfig
+from hw.virtio.features import offered_features
+from sim.bench.limits import LINKS, NET_HEADER_BYTES
+from sim.bench.points import Abilities, Point
+from sim.bench.results import Measured
+from sim.native.bring_up import NativeCard, open_card
+from sim.native.engine import Engine, EngineOptions
+from sim.native.link import Link
+from sim.native.rings import RingDriver
+from sw_driver.buffers import Shape, make_buffer
+from sw_driver.layouts import NetHeader
+from sw_driver.net import NetOptions
+
+__all__ = ["Spent", "abilities", "cycles_of", "engine_options", "measure"]
+
+_WARM_UP_CYCLES = 25_000
+_WINDOW_CYCLES = 40_000
+_PACKETS_MIN = 100  # in the window, of each direction; else it was too short
+_RECEIVE, _TRANSMIT = 0, 1
+
+
+@dataclass
+class Spent:
+    """What the engine has done so far."""
+
+    cycles: int = 0
+    cpu_s: float = 0.0
+
+    def add(self, engine: Engine) -> None:
+        """Count what an engine did."""
+        self.cycles += engine.cycle
+        self.cpu_s += engine.cpu_seconds
+
+
+def abilities(config: NicConfig) -> Abilities:
+    """Say what a card can do, by what it offers to drivers."""
+    offered = offered_features(config)
+    return Abilities(
+        rings=("split", "packed") if "RING_PACKED" in offered else ("split",),
+        queues=config.queue_pairs if "MQ" in offered else 1,
+        in_order="IN_ORDER" in offered, max_frame_bytes=config.max_frame_bytes)
+
+
+def cycles_of(nanoseconds: int, config: NicConfig) -> int:
+    """Give a time in cycles of the card's clock."""
+    return round(nanoseconds * config.clock_mhz / 1000)
+
+
+def _line_rate(config: NicConfig) -> float:
+    """Bytes a cycle of the wire, its overhead included."""
+    return config.link_mbps / 8 / config.clock_mhz
+
+
+def engine_options(config: NicConfig, *, link: str, rtt_ns: int, seed: int,
+                   **more: Any) -> EngineOptions:
+    """Say how host and wire are to behave."""
+    generation = {"gen3x16": 3, "gen4x16": 4}[LINKS[link].name]
+    return EngineOptions(
+        latency_cycles=cycles_of(rtt_ns, config), seed=seed, rx_rate=_line_rate(config),
+        tx_rate=_line_rate(config),
+        link=Link(generation=generation, lanes=16, max_payload=config.max_payload_bytes), **more)
+
+
+def measure(point: Point, config: NicConfig, *, seed: int, spent: Spent) -> Measured:
+    """Run a point into its steady state, and measure from there.
+
+    A driver in Python brings the card up and fills the rings; one in C++ keeps them full. Received
+    frames come as the line can bring them; those that are too many are dropped, as everywhere.
+    """
+    options = engine_options(config, link=point.link, rtt_ns=point.rtt_ns, seed=seed,
+                             keep="nothing", tlp_log=0)
+    net = NetOptions(
+        max_payload=config.max_payload_bytes, max_read=config.max_read_bytes, interrupts=False,
+        receive_bytes=NET_HEADER_BYTES + max(point.frame_bytes, 1514),
+        receive_shape=Shape(offsets=(point.align, point.align)))
+    with open_card(config, options=options, net=net) as card:
+        engine = card.engine
+        frame = (bytes(range(256)) * 64)[:point.frame_bytes]
+        drivers: list[RingDriver] = []
+        if point.direction != "tx":
+            drivers.append(_drive(card, _RECEIVE, point))
+            card.wire.generate([frame])
+        if point.direction != "rx":
+            card.port.run(_fill(card, frame, point))
+            drivers.append(_drive(card, _TRANSMIT, point))
+        engine.run(_WARM_UP_CYCLES)
+        begun = engine.cycle
+        engine.run(_WINDOW_CYCLES)
+        engine.check()
+        measured = [_steady(driver.times, begun, point) for driver in drivers]
+        spent.add(engine)
+    return max(measured, key=lambda each: each.cycles_per_packet)
+
+
+async def _fill(card: NativeCard, frame: bytes, point: Point) -> None:
+    """Fill the transmit ring, and let the card see all of it."""
+    ring = card.device.rings[_TRANSMIT]
+    shape = Shape(offsets=(point.align, point.align))
+    rng = random.Random(0)
+    content = NetHeader().pack() + frame
+    while ring.free_descriptors:
+        buffer = make_buffer(card.port, len(content), shape, rng, name="transmit buffer", most=1,
+                             device_reads=True)
+        buffer.write(content)
+        ring.add(buffer.segments, [], buffer)
+    ring.publish()
+    await card.device.virtio.notify(_TRANSMIT)
+
+
+def _drive(card: NativeCard, queue: int, point: Point) -> RingDriver:
+    ring = card.device.rings[queue]
+    return card.engine.drive(
+        available=ring.available.address, used=ring.used.address, size=ring.size,
+        notify_address=card.device.virtio.notify_address(queue), notify_value=queue,
+        batch=point.batch, transmit=queue == _TRANSMIT)
+
+
+def _steady(times: np.ndarray[Any, np.dtype[np.uint64]], begun: int, point: Point) -> Measured:
+    """Give packets and cycles from the first used entry of the window to the last.
+
+    Entries come in bursts: those of the first burst opened the window, and do not count.
+    """
+    inside = times[times >= begun]
+    if len(inside) < _PACKETS_MIN:
+        raise RuntimeError(f"{point}: {len(inside)} packets in {_WINDOW_CYCLES} cycles, "
+                           f"the card hardly moves")
+    first, last = int(inside[0]), int(inside[-1])
+    return Measured(packets=int(np.count_nonzero(inside > first)), cycles=last - first)
