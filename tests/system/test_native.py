@@ -1,0 +1,220 @@
+"""The native engine plays the whole card as cocotb does: same frames, same counters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hw.config import NicConfig
+from sim.bring_up import config_parameter
+from sim.card import card_design
+from sim.demo import FULL_SPEED
+from sim.native.bring_up import NativeCard, open_card
+from sim.native.engine import EngineOptions, Event
+from sim.native.link import Link
+from sim.native.port import CardViolation
+from sim.pcap import read_frames
+from sim.runner import missing, run_cocotb
+from sw_driver.net import NetOptions
+from tb.wire import LINE_100G
+from tests.system.bench_scenario import RESULTS
+from tests.system.scenario import frames_of, play
+
+SIMULATORS = {"full": "verilator", "small": "icarus"}
+CASES = {"full": (120, LINE_100G), "small": (12, 3.0)}  # frames, bytes a cycle
+
+
+def play_native(preset: str, seed: int, options: EngineOptions, count: int) -> dict[str, Any]:
+    """Play the scenario on the engine."""
+    with open_card(NicConfig.preset(preset), options=options) as card:
+        results = card.port.run(play(
+            card.device, card.function, seed=seed, count=count,
+            give=lambda frames: card.wire.send(*frames), start=card.port.spawn))
+        results["transmitted"] = [
+            frame.data.hex() for frame in card.wire.take_frames() if frame.direction == "tx"]
+        card.engine.check()
+        again: dict[str, Any] = json.loads(json.dumps(results))  # as it would come out of a file
+        return again
+
+
+def is_right(results: dict[str, Any]) -> None:
+    assert results["transmitted"] == results["sent"]
+    assert results["received"] == results["given"]
+    assert not any(results["drops"].values())
+    count = len(results["sent"])
+    assert [events for events, _bytes in results["counts"].values()] == [count] * 4
+
+
+@pytest.mark.parametrize("preset", ["small", "full"])
+def test_same_as_in_cocotb(preset: str, seed: int) -> None:
+    if reason := missing(SIMULATORS[preset]):
+        pytest.skip(reason)
+    count, rate = CASES[preset]
+    config = NicConfig.preset(preset)
+    folder = run_cocotb(
+        card_design(config), f"card_{preset}", "tests.system.bench_scenario",
+        simulator=SIMULATORS[preset], flags=FULL_SPEED, seed=seed, parameters={
+            **config_parameter(config),
+            "case": json.dumps({"seed": seed, "count": count, "rx_rate": rate})})
+    bench = json.loads((folder / RESULTS).read_text())
+    native = play_native(preset, seed, EngineOptions(rx_rate=rate), count)
+    is_right(native)
+    assert native == bench
+
+
+HOSTS: dict[str, dict[str, Any]] = {
+    "small completions": {"splitting": "small", "boundary_bytes": 128},
+    "random completions": {"splitting": "random", "jitter_cycles": 300, "sampling": "arrival"},
+    "stalls": {"stalls": 0.2},
+    "few credits": {"credits": 4, "credit_cycles": 20},
+    "narrow link": {"link": Link(lanes=4, max_payload=128)},
+    "near memory": {"latency_cycles": 4},
+}
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_hosts(name: str, seed: int) -> None:
+    """However the host behaves, and whatever the stalls, the frames are the same."""
+    is_right(play_native("small", seed, EngineOptions(rx_rate=1.0, **HOSTS[name]), 120))
+
+
+def test_deterministic(seed: int) -> None:
+    """The same seed gives the same run to the cycle, another one another."""
+    def run(seed: int) -> tuple[dict[str, int], int, bytes]:
+        options = EngineOptions(splitting="random", jitter_cycles=100, stalls=0.1, rx_rate=2.0,
+                                seed=seed)
+        with open_card(NicConfig.preset("small"), options=options) as card:
+            card.port.run(play(card.device, card.function, seed=1, count=40,
+                               give=lambda frames: card.wire.send(*frames),
+                               start=card.port.spawn))
+            return (card.engine.counters, card.engine.cycle,
+                    card.engine.take_tlps().tobytes())
+
+    assert run(seed) == run(seed)
+    assert run(seed)[2] != run(seed + 1)[2]
+
+
+@pytest.fixture
+def card() -> Any:
+    with open_card(NicConfig.preset("small"), options=EngineOptions(rx_rate=2.0)) as card:
+        yield card
+
+
+def send(card: NativeCard, frames: list[bytes]) -> None:
+    card.port.run(card.device.send_many(frames))
+    card.port.run(card.device.drain())
+    card.engine.run(1000)
+
+
+def test_pcap(card: NativeCard, tmp_path: Path, seed: int) -> None:
+    frames = frames_of(seed, 20, 500)
+    path = tmp_path / "deep" / "wire.pcap"
+    card.wire.tap(path)
+    send(card, frames)
+    assert not path.exists()  # it comes when it is whole
+    card.wire.untap()
+    assert read_frames(path) == frames
+    records, data = card.wire.take()
+    assert records["bytes"].tolist() == [len(frame) for frame in frames]
+    assert data.tobytes() == b"".join(frames)
+    assert np.all(np.diff(records["last_cycle"].astype(np.int64)) > 0)
+
+
+def test_frames_that_are_not_kept(card: NativeCard, seed: int) -> None:
+    frames = frames_of(seed, 10, 300)
+    card.engine.change(keep="records")
+    send(card, frames)
+    records, data = card.wire.take()
+    assert len(records) == 10 and not len(data)
+    card.engine.change(keep="nothing")
+    send(card, frames)
+    assert not len(card.wire.take()[0])
+    assert card.engine.counters["wire_tx_frames"] == 20
+
+
+def test_generated_frames(card: NativeCard, seed: int) -> None:
+    frames = [frame.ljust(60, b"\0") for frame in frames_of(seed, 3, 100)]
+    card.wire.generate(frames, count=50, stamp_at=4)
+    received = [card.port.run(card.device.receive(20_000)) for _ in range(50)]
+    for number, frame in enumerate(received):
+        expected = frames[number % 3]
+        assert frame == expected[:4] + number.to_bytes(4, "big") + expected[8:]
+    assert card.wire.rx_idle
+
+
+def test_events(card: NativeCard) -> None:
+    engine = card.engine
+    begun = engine.cycle
+    assert engine.run(10) == Event.NONE and engine.cycle == begun + 10
+    card.wire.send(bytes(100))
+    assert engine.run_until(Event.RECEIVE_IDLE, 1000) & Event.RECEIVE_IDLE
+    assert engine.cycle < begun + 1000
+    assert engine.run_until(Event.INTERRUPT, 5) == Event.NONE
+    card.wire.wake_after(2)
+    card.port.run(card.device.send_many([bytes(60), bytes(61)]))
+    assert engine.run_until(Event.FRAMES, 20_000) & Event.FRAMES
+    assert engine.counters["wire_tx_frames"] == 2
+    assert engine.cycles_per_second > 0
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_violations(strict: bool) -> None:
+    """What the card does wrong ends a strict run; here the host takes the memory away."""
+    with open_card(NicConfig.preset("small"), strict=strict) as card:
+        card.engine.run(2000)  # what the card looks at once after DRIVER_OK
+        (ring,) = (region for region in card.engine.memory.regions
+                   if region.name.endswith("transmit available ring"))
+        ring.free()
+        if strict:
+            with pytest.raises(CardViolation, match="memory that no driver gave"):
+                card.port.run(_kick(card))
+        else:
+            card.port.run(_kick(card))
+            assert "memory that no driver gave" in card.engine.take_violations()[0][1]
+
+
+async def _kick(card: NativeCard) -> None:
+    await card.device.virtio.notify(1)
+    await card.port.sleep(2000)
+
+
+def test_waves(tmp_path: Path) -> None:
+    path = tmp_path / "card.vcd"
+    with open_card(NicConfig.preset("small"), waves=path, open_device=False) as card:
+        card.engine.run(10)
+    text = path.read_text()
+    assert "$enddefinitions" in text and "rq_valid" in text
+
+
+@pytest.mark.parametrize("transmit", [True, False])
+def test_ring_driver(transmit: bool, seed: int) -> None:
+    """Rings that Python set up go on without it, and every frame is whole."""
+    frames = [frame.ljust(60, b"\0") for frame in frames_of(seed, 16, 200)]
+    net = NetOptions(max_payload=128, max_read=128, interrupts=False)
+    with open_card(NicConfig.preset("small"), options=EngineOptions(rx_rate=2.0), net=net) as card:
+        device, engine = card.device, card.engine
+        number = 1 if transmit else 0
+        ring = device.rings[number]
+        if transmit:
+            card.port.run(device.send_many(frames))
+        else:
+            card.wire.generate(frames, count=400)
+        driver = engine.drive(
+            available=ring.available.address, used=ring.used.address, size=ring.size, batch=8,
+            notify_address=device.virtio.notify_address(number), notify_value=number, count=400,
+            transmit=transmit)
+        assert engine.run_until(Event.DRIVER_DONE, 400_000) & Event.DRIVER_DONE
+        engine.run(1000)  # a buffer is used before its frame has left
+        state, times = driver.state, driver.times
+        assert state.done == len(times) == 400
+        assert state.last_cycle == times[-1] and np.all(np.diff(times.astype(np.int64)) >= 0)
+        out = [frame.data for frame in card.wire.take_frames()
+               if frame.direction == ("tx" if transmit else "rx")]
+        assert out == [frames[number % 16] for number in range(400)]
+        if not transmit:
+            assert state.bytes == sum(12 + len(frame) for frame in out)
+        engine.check()
