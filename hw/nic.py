@@ -179,7 +179,7 @@ class SmartNic(wiring.Component):
         m.submodules.dma_write = dma_write = DmaWrite(
             lanes, clients=5, functions=config.functions,
             max_payload_bytes=config.max_payload_bytes)
-        m.submodules.requester = requester = Requester(lanes)
+        m.submodules.requester = requester = Requester(lanes, functions=config.functions)
         m.submodules.counting = counting = Counting(stride=stride, cells=egress_pool.cells)
         m.submodules.management = management = Management(config.functions, constants={
             "functions.functions": config.functions, "functions.stride": stride,
@@ -350,9 +350,11 @@ class SmartNic(wiring.Component):
         link(dma_read.tlps, requester.reads)
         link(dma_write.tlps, requester.writes)
         link(requester.rq, flipped(self.rq))
+        link(requester.refused, dma_read.refused)
         m.d.comb += [
             requester.writes_accepted.eq(dma_write.writes_accepted),
             requester.np_credit.eq(self.np_credit),
+            requester.bus_master.eq(bus_master),
         ]
 
         # --- What the operator sees. --------------------------------------------------------------

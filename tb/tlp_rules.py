@@ -19,6 +19,10 @@ _PCI_EXPRESS = 0x10  # capability
 _DEVICE_CONTROL = 8  # in it
 
 
+_LATE_READS = 2
+"""Reads that may leave after a function was told to ask no more."""
+
+
 class FunctionShadow:
     """What was read from and written to the configuration space of one function."""
 
@@ -28,6 +32,7 @@ class FunctionShadow:
         self.bus_master = False
         self.bus_master_off_at = -1
         """Cycle in which the function was told, and answered, that it may no longer ask."""
+        self._late_reads = 0
         self._resetting = False
 
     def _express(self) -> int | None:
@@ -75,6 +80,7 @@ class FunctionShadow:
         """A configuration write leaves: the function may do at once what it allows."""
         if register == _COMMAND and enables & 1 and value & 4:
             self.bus_master = True
+            self._late_reads = 0
 
     def note_written(self, register: int, enables: int, value: int, cycle: int) -> None:
         """A configuration write has succeeded: what it forbids is forbidden from now on.
@@ -108,9 +114,16 @@ class FunctionShadow:
             self.bus_master = False
             self.bus_master_off_at = cycle
 
-    def may_ask(self, first_cycle: int) -> bool:
-        """Whether a request whose first beat came in ``first_cycle`` was allowed to."""
-        return self.bus_master or first_cycle <= self.bus_master_off_at
+    def may_ask(self, first_cycle: int, *, reads: bool) -> bool:
+        """Whether a request whose first beat came in ``first_cycle`` was allowed to.
+
+        Two reads may come late: what stands in the registers of a stream cannot be withdrawn. No
+        write may, as the answer to what forbids them passes none.
+        """
+        if self.bus_master or first_cycle <= self.bus_master_off_at:
+            return True
+        self._late_reads += reads
+        return reads and self._late_reads <= _LATE_READS
 
 
 def _lanes(enables: int) -> int:
@@ -135,7 +148,8 @@ def request_faults(request: Request, function: FunctionShadow | None,
         yield f"traffic class {request.traffic_class}"
     if request.poisoned:
         yield "poisoned"
-    if function is None or not function.may_ask(first_cycle):
+    if function is None or not function.may_ask(
+            first_cycle, reads=request.kind == RequestKind.MEM_READ):
         yield f"requester {request.requester_id:#06x} is no bus master"
         return
     if request.kind == RequestKind.MEM_WRITE and size > function.max_payload:

@@ -25,8 +25,8 @@ from hw.pcie.types import (
     ReadTlpLayout,
     TlpLayout,
 )
+from hw.stream.arbiter import StreamArbiter
 from hw.stream.connect import connect_streams
-from hw.stream.register import StreamRegister
 from hw.stream.types import QUEUE_BITS
 
 __all__ = ["DmaRead"]
@@ -94,6 +94,8 @@ class DmaRead(wiring.Component):
         Lanes below ``lead`` mean nothing.
     tlps : Out(stream.Signature(ReadTlpLayout()))
     rc : In(stream.Signature(TlpLayout(lanes, CompletionHeader()), always_ready=True))
+    refused : In(stream.Signature(10))
+        Tags of TLPs that were not sent after all; their pieces fail.
     read_size : In(3)
         Max_Read_Request_Size of Device Control: 128 bytes times two to this. Not to be changed
         while a request is being split (the rules of streams inside; the reads are right).
@@ -115,6 +117,7 @@ class DmaRead(wiring.Component):
 
     tlps: stream.Interface
     rc: stream.Interface
+    refused: stream.Interface
     read_size: Signal
     bus_device: Signal
     bus_master: Signal
@@ -143,6 +146,7 @@ class DmaRead(wiring.Component):
                for k, bits in enumerate(clients)},
             "tlps": Out(stream.Signature(ReadTlpLayout())),
             "rc": In(stream.Signature(TlpLayout(lanes, CompletionHeader()), always_ready=True)),
+            "refused": In(stream.Signature(10)),
             "read_size": In(3),
             "bus_device": In(13),
             "bus_master": In(functions),
@@ -218,9 +222,14 @@ class DmaRead(wiring.Component):
         tell(groups.complete, order.complete, delivery.complete)
         tell(order.released, delivery.released)
         # A refusal gets to the intake no earlier than a completion could: its note is written.
-        m.submodules.refused = refused = StreamRegister(sizes.tag_bits)
-        connect_streams(m, issue.refused, refused.i)
+        m.submodules.refused = refused = StreamArbiter(sizes.tag_bits, 2)
+        connect_streams(m, issue.refused, refused.i[0])
         connect_streams(m, refused.o, intake.refused)
+        m.d.comb += [
+            refused.i[1].valid.eq(self.refused.valid),
+            refused.i[1].payload.eq(self.refused.payload),
+            self.refused.ready.eq(refused.i[1].ready),
+        ]
         m.d.comb += [
             timeout.waiting.eq(intake.waiting),
             timeout.done.valid.eq(intake.done.valid),

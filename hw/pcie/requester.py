@@ -15,9 +15,12 @@ from hw.pcie.types import (
     WriteTlpLayout,
 )
 from hw.stream.register import StreamRegister
-from hw.stream.types import check_lanes
+from hw.stream.types import FUNCTION_BITS, check_lanes
 
 __all__ = ["Requester"]
+
+_TAG_BITS = RequestHeader()["tag"].width
+_PER_DEVICE = 8  # functions that share a device number
 
 
 class Requester(wiring.Component):
@@ -46,16 +49,23 @@ class Requester(wiring.Component):
     the client sees ``accepted`` (see `DmaWrite`), and the read is captured in that cycle at the
     earliest.
 
+    **Bus mastering.** A read whose function is no bus master any more is not sent, but given back
+    on ``refused``. So however long reads waited, nothing but the two beats of the output register
+    leaves after the function was told to be silent. Writes need no such check: the answer to what
+    silences them stays behind all that were accepted.
+
     Reads keep their order: one that waits (for a fence, for credit) holds up those behind it.
 
     | Latency: 1 cycle for writes; 2 for reads, a fenced one no less than 1 behind the last write.
     | Throughput: 1 beat a cycle; when both could always go, one write TLP and one read in turn.
-    | Storage: 1 read; 2 beats. No path from ``rq.ready`` to an input.
+    | Storage: 1 read, 1 tag; 2 beats. No path from ``rq.ready`` to an input.
 
     Parameters
     ----------
     lanes
         Byte lanes of a beat: a power of two, at least 4.
+    functions
+        Functions of the card, 1 to 256; up to 8, or ARI (as in `hw.pcie.read_issue`).
 
     Members
     -------
@@ -66,6 +76,9 @@ class Requester(wiring.Component):
         `DmaWrite.writes_accepted`.
     np_credit : In(CreditLayout())
         Credit for non-posted headers. May grow at any time.
+    bus_master : In(functions)
+    refused : Out(stream.Signature(10))
+        Tags of reads that were not sent.
     rq : Out(stream.Signature(TlpLayout(lanes, RequestHeader())))
     writes_left : Out(8)
         Groups of writes whose last beat has been taken on ``rq`` in an earlier cycle.
@@ -75,19 +88,26 @@ class Requester(wiring.Component):
     reads: stream.Interface
     writes_accepted: Signal
     np_credit: data.View
+    bus_master: Signal
+    refused: stream.Interface
     rq: stream.Interface
     writes_left: Signal
 
-    def __init__(self, lanes: int) -> None:
+    def __init__(self, lanes: int, *, functions: int) -> None:
         check_lanes(lanes)
+        if not 1 <= functions <= 1 << FUNCTION_BITS:
+            raise ValueError(f"functions must be from 1 to {1 << FUNCTION_BITS}, not {functions!r}")
         if lanes < 4:
             raise ValueError(f"lanes must be at least 4, not {lanes!r}")
         self.lanes = lanes
+        self.functions = functions
         super().__init__({
             "writes": In(stream.Signature(WriteTlpLayout(lanes))),
             "reads": In(stream.Signature(ReadTlpLayout())),
             "writes_accepted": In(COUNT_BITS),
             "np_credit": In(CreditLayout()),
+            "bus_master": In(functions),
+            "refused": Out(stream.Signature(_TAG_BITS)),
             "rq": Out(stream.Signature(TlpLayout(lanes, RequestHeader()))),
             "writes_left": Out(COUNT_BITS),
         })
@@ -97,9 +117,13 @@ class Requester(wiring.Component):
         m.submodules.output = output = StreamRegister(WriteTlpLayout(self.lanes))
         m.submodules.fence = fence = WriteFence()
 
-        read = Signal(RequestHeader(), reset_less=True)
+        read: Any = Signal(RequestHeader(), reset_less=True)
         read_valid = Signal()
         read_can = Signal()
+        allowed = Signal()
+        refuses = Signal()
+        refusal = Signal(_TAG_BITS, reset_less=True)
+        refusal_valid = Signal()
         read_goes = Signal()
         reads_next = Signal()       # the read has the next turn, if it can go
         inside = Signal()           # a write TLP has begun on the output register
@@ -112,12 +136,17 @@ class Requester(wiring.Component):
         m.d.sync += limit.eq(self.np_credit)
 
         m.d.comb += [
-            self.reads.ready.eq(~read_valid | (read_goes & output.i.ready)),
+            self.reads.ready.eq(~read_valid | refuses | (read_goes & output.i.ready)),
+            self.refused.valid.eq(refusal_valid),
+            self.refused.payload.eq(refusal),
+            refuses.eq(read_valid & ~allowed & ~refusal_valid),
             fence.capture.eq(self.reads.valid & self.reads.ready & self.reads.p.fenced),
             fence.writes_accepted.eq(self.writes_accepted),
             fence.writes_left.eq(entered),
-            # Once it can go, it can until it goes: fences stay passed, credit is not taken back.
-            read_can.eq(read_valid & fence.passed & (limit.infinite | (limit.limit != used))),
+            # Once it can go it can until it goes (fences stay passed, credit is not taken back), or
+            # until it is refused.
+            read_can.eq(read_valid & allowed & fence.passed
+                        & (limit.infinite | (limit.limit != used))),
             read_goes.eq(read_can & ~inside & (reads_next | ~self.writes.valid)),
             self.writes.ready.eq(output.i.ready & ~read_goes),
             output.i.valid.eq(read_goes | self.writes.valid),
@@ -135,6 +164,17 @@ class Requester(wiring.Component):
             self.rq.p.header.eq(output.o.p.header),
             self.writes_left.eq(left),
         ]
+
+        # A cycle old: the answer to what changes it takes longer than that.
+        function_bits = 3 if self.functions <= _PER_DEVICE else FUNCTION_BITS
+        masters = Signal(self.functions)
+        m.d.sync += masters.eq(self.bus_master)
+        m.d.comb += allowed.eq(masters.bit_select(read.requester_id[:function_bits], 1)
+                               if self.functions > 1 else masters)
+        with m.If(self.refused.ready):
+            m.d.sync += refusal_valid.eq(0)
+        with m.If(refuses):
+            m.d.sync += [refusal_valid.eq(1), refusal.eq(read.tag)]
 
         with m.If(self.reads.ready):
             m.d.sync += [read_valid.eq(self.reads.valid), read.eq(self.reads.p.header)]

@@ -7,6 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.pcie.types import ReadRequestLayout
+from hw.stream.queue import StreamQueue
 from hw.stream.register import StreamRegister
 from hw.stream.types import LENGTH_BITS, QUEUE_BITS
 from hw.vf.scheduler import GrantLayout
@@ -43,6 +44,16 @@ class GatherContext(data.StructLayout):
 GATHER_CONTEXT_BITS = GatherContext().size
 
 
+class _ChainLayout(data.StructLayout):
+    """A chain on its way: the frame's bytes and cells, and whether it is long."""
+
+    def __init__(self, max_cells: int) -> None:
+        super().__init__({
+            "queue": QUEUE_BITS, "id": 16, "bytes": LENGTH_BITS, "cells": range(max_cells + 1),
+            "long": 1,
+        })
+
+
 class Gather(wiring.Component):
     """Take granted chains and ask for their bytes, many packets ahead of the answers.
 
@@ -55,8 +66,13 @@ class Gather(wiring.Component):
     a group. One long chain is in flight at a time; the frame buffer keeps its open frame apart,
     so that others pass.
 
-    | Latency: 4 cycles from ``chains`` to the first read. Throughput: a chain of one segment every
-      2 cycles. Storage: registers.
+    ::
+
+        grants ──► takes      chains ──► sizes ──► space reserved ──┐
+                                         segments ──────────────────┴──► reads
+
+    | Latency: 3 cycles from ``chains`` to the first read. Throughput: a segment a cycle. Storage:
+      registers, and four chains.
 
     Parameters
     ----------
@@ -126,115 +142,111 @@ class Gather(wiring.Component):
 
         m.submodules.request = request = StreamRegister(self.reads.payload.shape())
         connect(m, request.o, flipped(self.reads))
+        m.submodules.sized = sized = StreamQueue(_ChainLayout(self.max_cells), 2)
+        m.submodules.reserved = reserved = StreamQueue(_ChainLayout(self.max_cells), 2)
 
-        # --- The chain at hand: sizes first, then space, then its segments. -----------------------
-
-        queue = Signal(QUEUE_BITS)
-        chain_id = Signal(16)
-        sending = Signal(LENGTH_BITS)
-        cells = Signal(range(self.max_cells + 1))
-        long = Signal()
-        long_busy = Signal()
-        with m.If(self.long_done):
-            m.d.sync += long_busy.eq(0)
+        # --- A chain was found: its sizes. --------------------------------------------------------
 
         frame_bytes = Signal(LENGTH_BITS)
         last_byte = Signal(LENGTH_BITS)
         whole_reads = Signal(LENGTH_BITS - 7)
         tlps = Signal(LENGTH_BITS)
         cell_bits = (self.cell_bytes - 1).bit_length()
+        found = Signal()
         m.d.comb += [
             frame_bytes.eq(self.chains.p.bytes - NET_HEADER.size),
             last_byte.eq(frame_bytes - 1),
             whole_reads.eq((self.chains.p.bytes >> 7) >> self.read_size),
             # A buffer of n bytes touches at most n / size + 2 aligned pieces of that size.
             tlps.eq(whole_reads + (self.chains.p.segments << 1)),
+            found.eq(self.chains.p.status == ChainStatus.FOUND),
+            self.chains.ready.eq(sized.i.ready),
+            sized.i.valid.eq(self.chains.valid & found),
+            sized.i.p.queue.eq(self.chains.p.queue),
+            sized.i.p.id.eq(self.chains.p.id),
+            sized.i.p.bytes.eq(frame_bytes),
+            sized.i.p.cells.eq((last_byte >> cell_bits) + 1),
+            sized.i.p.long.eq(tlps > self.group_tlps),
         ]
 
-        # Where the next byte falls: the lane, and how much of the header is still to come.
-        header_lead = -NET_HEADER.size % self.lanes
-        lane = Signal(range(self.lanes))
-        header_left = Signal(range(NET_HEADER.size + 1))
-        begin = Signal()
+        # --- Its place in the egress buffer; a long chain waits for the one before. ---------------
+
+        long_busy = Signal()
+        may_go = Signal()
+        m.d.comb += [
+            may_go.eq(sized.o.valid & reserved.i.ready & ~(sized.o.p.long & long_busy)),
+            self.reserve.payload.eq(sized.o.p.cells),
+            self.reserve.valid.eq(may_go),
+            reserved.i.payload.eq(sized.o.payload),
+            reserved.i.valid.eq(may_go & self.reserve.ready),
+            sized.o.ready.eq(reserved.i.valid),
+        ]
+        with m.If(self.long_done):
+            m.d.sync += long_busy.eq(0)
+        with m.If(reserved.i.valid & sized.o.p.long):
+            m.d.sync += long_busy.eq(1)
+
+        # --- Its segments. ------------------------------------------------------------------------
+
+        chain = reserved.o.p
         segment = self.segments.p
+        # Where the next byte of a long chain falls: the lane, and how much of the header is still
+        # to come.
+        header_lead = -NET_HEADER.size % self.lanes
+        lane = Signal(range(self.lanes), init=header_lead)
+        header_left = Signal(range(NET_HEADER.size + 1), init=NET_HEADER.size)
+        begin = Signal(init=1)
         piece_address = Signal(64)
         piece_left = Signal(LENGTH_BITS)
         piece_last = Signal()
         read_bytes = Signal(13)
-        m.d.comb += read_bytes.eq(128 << self.read_size)
+        final = Signal()
+        length = Signal(13)
+        m.d.comb += [
+            read_bytes.eq(128 << self.read_size),
+            final.eq(piece_left <= read_bytes),
+            length.eq(Mux(final, piece_left, read_bytes)),
+        ]
 
         context: Any = Signal(GatherContext())
         m.d.comb += [
-            request.i.p.function.eq(queue >> (self.stride - 1).bit_length()),
-            request.i.p.queue.eq(queue),
+            request.i.p.function.eq(chain.queue >> (self.stride - 1).bit_length()),
+            request.i.p.queue.eq(chain.queue),
             request.i.p.context.eq(context),
             request.i.p.lead.eq(lane),
-            context.queue.eq(queue),
-            context.id.eq(chain_id),
-            context.long.eq(long),
+            context.queue.eq(chain.queue),
+            context.id.eq(chain.id),
+            context.long.eq(chain.long),
             context.lead.eq(lane),
-            context.bytes.eq(sending),
+            context.bytes.eq(chain.bytes),
         ]
         with m.If(header_left > self.lanes):
             m.d.comb += context.header_rows.eq(2)
         with m.Elif(header_left != 0):
             m.d.comb += context.header_rows.eq(1)
 
-        length = Signal(13)
-        final = Signal()
-        m.d.comb += [
-            final.eq(piece_left <= read_bytes),
-            length.eq(Mux(final, piece_left, read_bytes)),
-        ]
-
         with m.FSM():
-            with m.State("CHAIN"):
-                m.d.comb += self.chains.ready.eq(1)
-                m.d.sync += [
-                    queue.eq(self.chains.p.queue),
-                    chain_id.eq(self.chains.p.id),
-                    sending.eq(frame_bytes),
-                    cells.eq((last_byte >> cell_bits) + 1),
-                    long.eq(tlps > self.group_tlps),
-                    lane.eq(header_lead),
-                    header_left.eq(NET_HEADER.size),
-                    begin.eq(1),
-                ]
-                with m.If(self.chains.valid & (self.chains.p.status == ChainStatus.FOUND)):
-                    m.next = "RESERVE"
-            with m.State("RESERVE"):
-                m.d.comb += [
-                    self.reserve.payload.eq(cells),
-                    self.reserve.valid.eq(~(long & long_busy)),
-                ]
-                with m.If(self.reserve.valid & self.reserve.ready):
-                    with m.If(long):
-                        m.d.sync += long_busy.eq(1)
-                        m.next = "SEGMENT"
-                    with m.Else():
-                        m.next = "WHOLE"
-            with m.State("WHOLE"):
-                m.d.comb += [
-                    request.i.valid.eq(self.segments.valid),
-                    self.segments.ready.eq(request.i.ready),
-                    request.i.p.address.eq(segment.address),
-                    request.i.p.length.eq(segment.length),
-                    request.i.p.last.eq(segment.last),
-                    context.begin.eq(1),
-                    context.end.eq(1),
-                ]
-                with m.If(self.segments.valid & self.segments.ready & segment.last):
-                    m.next = "CHAIN"
-
             with m.State("SEGMENT"):
-                m.d.comb += self.segments.ready.eq(1)
-                m.d.sync += [
-                    piece_address.eq(segment.address),
-                    piece_left.eq(segment.length),
-                    piece_last.eq(segment.last),
-                ]
-                with m.If(self.segments.valid):
-                    m.next = "PIECE"
+                with m.If(chain.long):
+                    m.d.comb += self.segments.ready.eq(reserved.o.valid)
+                    m.d.sync += [
+                        piece_address.eq(segment.address),
+                        piece_left.eq(segment.length),
+                        piece_last.eq(segment.last),
+                    ]
+                    with m.If(reserved.o.valid & self.segments.valid):
+                        m.next = "PIECE"
+                with m.Else():
+                    m.d.comb += [
+                        request.i.valid.eq(reserved.o.valid & self.segments.valid),
+                        self.segments.ready.eq(reserved.o.valid & request.i.ready),
+                        request.i.p.address.eq(segment.address),
+                        request.i.p.length.eq(segment.length),
+                        request.i.p.last.eq(segment.last),
+                        context.begin.eq(1),
+                        context.end.eq(1),
+                        reserved.o.ready.eq(self.segments.valid & request.i.ready & segment.last),
+                    ]
             with m.State("PIECE"):
                 m.d.comb += [
                     request.i.valid.eq(1),
@@ -255,7 +267,10 @@ class Gather(wiring.Component):
                     with m.If(final):
                         m.next = "SEGMENT"
                         with m.If(piece_last):
-                            m.next = "CHAIN"
+                            m.d.comb += reserved.o.ready.eq(1)
+                            m.d.sync += [
+                                begin.eq(1), lane.eq(header_lead), header_left.eq(NET_HEADER.size),
+                            ]
         return m
 
     def _take(self, m: Module) -> None:

@@ -47,10 +47,10 @@ CLIENTS = len(QUOTAS)
 BUS_DEVICE = 0x5A7
 
 # What the completer does is written in the upper address bits.
-PLAIN, UNSUPPORTED, ABORT, POISON, SILENT, HELD, RETRY = range(7)
+PLAIN, UNSUPPORTED, ABORT, POISON, SILENT, HELD, RETRY, UNSENT = range(8)
 ERRORS = {PLAIN: ReadError.NONE, UNSUPPORTED: ReadError.FAILED, ABORT: ReadError.FAILED,
-          RETRY: ReadError.FAILED, POISON: ReadError.POISONED, SILENT: ReadError.TIMEOUT,
-          HELD: ReadError.NONE}
+          RETRY: ReadError.FAILED, UNSENT: ReadError.FAILED, POISON: ReadError.POISONED,
+          SILENT: ReadError.TIMEOUT, HELD: ReadError.NONE}
 BEHAVIOUR_AT = 56
 
 _PERIOD = 65521  # a prime: no two addresses that may be mistaken for each other hold the same bytes
@@ -117,6 +117,7 @@ class Completer:
         self.last_beat_at = 0
         self.fields = Fields(TlpLayout(LANES, CompletionHeader()))
         self.sink = StreamSink(dut, "tlps", ReadTlpLayout(), tlp_pace, self._tlp)
+        self.refused = StreamSource(dut, "refused", 10, always())
         dut.rc__valid.value = 0
         dut.rc__payload.value = 0
         self.sending = False
@@ -150,8 +151,11 @@ class Completer:
         read = Read(tag, header["requester_id"], address, length,
                     due=self.now + self.rng.randint(*self.latency), left_at=self.now,
                     behaviour=address >> BEHAVIOUR_AT)
-        self.reads[tag] = read
         self.tlps.append((self.now, read))
+        if read.behaviour == UNSENT:
+            self.refused.send(tag)
+        else:
+            self.reads[tag] = read
 
     def _completion(self, read: Read) -> Iterator[dict[str, Any]]:
         """Make the next completion of a read, and note that it is sent."""
@@ -440,7 +444,7 @@ async def random_traffic(dut: Any, stalls: bool, boundary: int, size_code: int) 
                 segments = random_segments(rng, most_bytes_of(index) if number % 4 == 0 else 300,
                                            QUOTAS[index], limit)
             if rng.random() < 0.1:
-                behaviour = rng.choice([UNSUPPORTED, ABORT, POISON, RETRY])
+                behaviour = rng.choice([UNSUPPORTED, ABORT, POISON, RETRY, UNSENT])
                 place = rng.randrange(len(segments))
                 address, length = segments[place]
                 segments[place] = (address | behaviour << BEHAVIOUR_AT, length)

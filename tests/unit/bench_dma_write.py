@@ -65,6 +65,8 @@ class Bench:
         dut.payload_size.value = 0
         dut.bus_device.value = BUS_DEVICE
         dut.bus_master.value = (1 << FUNCTIONS) - 1
+        dut.reads_master.value = 0
+        dut.refused__ready.value = 0
         dut.reads__valid.value = 0
         dut.reads__payload.value = 0
         dut.np_credit.value = 0

@@ -41,6 +41,7 @@ class Bench:
         dut.payload_size.value = 0
         dut.bus_device.value = 0
         dut.bus_master.value = -1 % (1 << len(dut.bus_master))
+        dut.reads_master.value = -1 % (1 << len(dut.reads_master))
         self.credit = 0
         self.infinite = 0
         self.reads_sent = 0
@@ -52,6 +53,8 @@ class Bench:
         self.reads = StreamSource(dut, "reads", ReadTlpLayout(), pace(stalls, 5))
         self.rq = StreamSink(dut, "rq", TlpLayout(LANES, RequestHeader()), pace(stalls, 7),
                              tell=self._beat)
+        self.refused: list[int] = []
+        StreamSink(dut, "refused", 10, pace(stalls, 8), tell=self.refused.append)
         self.writes: list[tuple[int, int]] = []  # cycle and address of what has left
         self.read_tags: list[tuple[int, int]] = []  # cycle and tag
         self.kinds: list[str] = []
@@ -222,6 +225,46 @@ async def writes_pass_blocked_reads(dut: Any) -> None:
         assert len(bench.read_tags) == count + 1
     await bench.finish(6)
     assert [tag for _, tag in bench.read_tags] == list(range(6))
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True])
+async def reads_of_a_silenced_function(dut: Any, stalls: bool) -> None:
+    """However long they waited they are given back, all but those that cannot be withdrawn."""
+    bench = Bench(dut, stalls=stalls)
+    await bench.start()
+    bench.grant(2)
+    for tag in range(8):
+        bench.read(tag, fenced=tag % 2 == 1)
+    await cycles(dut, 60)
+    assert [tag for _, tag in bench.read_tags] == [0, 1]
+    dut.reads_master.value = -1 % (1 << len(dut.reads_master)) ^ 1 << 3  # theirs
+    await cycles(dut, 60)
+    assert bench.refused == [2, 3, 4, 5, 6, 7]
+    number = bench.write(100)  # nobody is in its way
+    await cycles(dut, 60)
+    assert bench.writes[-1][1] == number
+    dut.reads_master.value = 1 << 3
+    bench.grant(8)
+    for tag in range(8, 12):
+        bench.read(tag)
+    await bench.finish(6)
+    assert [tag for _, tag in bench.read_tags] == [0, 1, 8, 9, 10, 11]
+    assert len(bench.refused) == 6
+    # In a stream of reads that can go: each goes once, or comes back once.
+    bench.infinite = 1
+    bench._set_credit()
+    for tag in range(12, 60):
+        bench.read(tag)
+    await cycles(dut, 20)
+    dut.reads_master.value = 0
+    await cycles(dut, 3)
+    late = len(bench.read_tags)
+    await cycles(dut, 200)
+    assert len(bench.read_tags) - late <= 2
+    sent = [tag for _, tag in bench.read_tags[6:]]
+    assert sorted([*bench.refused[6:], *sent]) == [*range(12, 60)]
+    assert len(bench.refused) > 6
 
 
 @cocotb.test

@@ -33,6 +33,8 @@ class DmaWritePath(wiring.Component):
     bus_master: Any
     np_credit: Any
     reads: Any
+    reads_master: Any
+    refused: Any
     rq: Any
     discarded: Any
     writes_accepted: Any
@@ -42,7 +44,7 @@ class DmaWritePath(wiring.Component):
                  max_payload_bytes: int) -> None:
         self.engine = DmaWrite(lanes, clients=clients, functions=functions,
                                max_payload_bytes=max_payload_bytes)
-        self.requester = Requester(lanes)
+        self.requester = Requester(lanes, functions=functions)
         super().__init__({
             "segments": In(stream.Signature(WriteSegmentLayout())).array(clients),
             "data": In(stream.Signature(BeatLayout(lanes))).array(clients),
@@ -52,6 +54,8 @@ class DmaWritePath(wiring.Component):
             "bus_master": In(functions),
             "discarded": Out(stream.Signature(FUNCTION_BITS, always_ready=True)),
             "reads": In(stream.Signature(ReadTlpLayout())),
+            "reads_master": In(functions),
+            "refused": Out(stream.Signature(10)),
             "np_credit": In(CreditLayout()),
             "rq": Out(stream.Signature(TlpLayout(lanes, RequestHeader()))),
             "writes_accepted": Out(8),
@@ -68,6 +72,7 @@ class DmaWritePath(wiring.Component):
         connect(m, engine.tlps, requester.writes)
         connect(m, engine.discarded, flipped(self.discarded))
         connect(m, flipped(self.reads), requester.reads)
+        connect(m, requester.refused, flipped(self.refused))
         connect(m, requester.rq, flipped(self.rq))
         m.d.comb += [
             *(outside.eq(inside) for outside, inside in
@@ -76,6 +81,7 @@ class DmaWritePath(wiring.Component):
             engine.bus_device.eq(self.bus_device),
             engine.bus_master.eq(self.bus_master),
             requester.writes_accepted.eq(engine.writes_accepted),
+            requester.bus_master.eq(self.reads_master),
             requester.np_credit.eq(self.np_credit),
             self.writes_accepted.eq(engine.writes_accepted),
             self.writes_left.eq(requester.writes_left),

@@ -28,7 +28,9 @@ def test_sizes(wrong: dict[str, int], says: str) -> None:
 
 def test_requester_sizes() -> None:
     with pytest.raises(ValueError, match="lanes must be at least 4, not 2"):
-        Requester(2)
+        Requester(2, functions=1)
+    with pytest.raises(ValueError, match="functions must be from 1 to 256, not 0"):
+        Requester(64, functions=0)
 
 
 @pytest.mark.parametrize("bench", ["dma_write", "requester"])

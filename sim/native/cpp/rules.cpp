@@ -60,7 +60,10 @@ void FunctionShadow::note_read(unsigned address, unsigned enables, uint32_t valu
 
 void FunctionShadow::note_sent(unsigned address, unsigned enables, uint32_t value) {
     // What a write allows, the function may do as soon as it has it.
-    if (address == kCommand && (enables & 1) && (value & 4)) bus_master = true;
+    if (address == kCommand && (enables & 1) && (value & 4)) {
+        bus_master = true;
+        late_reads_ = 0;
+    }
 }
 
 void FunctionShadow::note_written(unsigned address, unsigned enables, uint32_t value,
@@ -116,7 +119,7 @@ void check_enables(Events& events, const RequestHead& request, const char* kind)
 
 }  // namespace
 
-void check_request(Events& events, const RequestHead& request, const FunctionShadow* function,
+void check_request(Events& events, const RequestHead& request, FunctionShadow* function,
                    uint64_t first_cycle) {
     const char* kind = kind_name(request.kind);
     unsigned long long address = request.address;
@@ -133,7 +136,7 @@ void check_request(Events& events, const RequestHead& request, const FunctionSha
     if (request.traffic_class)
         events.violate("rq %s: traffic class %u", kind, request.traffic_class);
     if (request.poisoned) events.violate("rq %s: poisoned", kind);
-    if (!function || !function->may_ask(first_cycle)) {
+    if (!function || !function->may_ask(first_cycle, request.kind == kMemRead)) {
         events.violate("rq %s: requester 0x%04x is no bus master", kind, request.requester_id);
         return;
     }

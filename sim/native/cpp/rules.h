@@ -23,13 +23,17 @@ public:
     void note_sent(unsigned address, unsigned enables, uint32_t value);
     void note_written(unsigned address, unsigned enables, uint32_t value, uint64_t cycle);
 
-    bool may_ask(uint64_t first_cycle) const {
-        return bus_master || int64_t(first_cycle) <= bus_master_off_at;
+    // Two reads may come late: what stands in the registers of a stream cannot be withdrawn. No
+    // write may, as the answer to what forbids them passes none.
+    bool may_ask(uint64_t first_cycle, bool reads) {
+        if (bus_master || int64_t(first_cycle) <= bus_master_off_at) return true;
+        return reads && late_reads_++ < 2;
     }
 
 private:
     std::map<unsigned, uint32_t> known_;
     bool resetting_ = false;
+    unsigned late_reads_ = 0;
 
     unsigned express() const;
     void end_reset(uint64_t cycle);
@@ -38,7 +42,7 @@ private:
 };
 
 // Report everything that is wrong with a request, but for its tag and its memory.
-void check_request(Events& events, const RequestHead& request, const FunctionShadow* function,
+void check_request(Events& events, const RequestHead& request, FunctionShadow* function,
                    uint64_t first_cycle);
 
 // Report everything that is wrong with an answer to `request`, `received` bytes into it.
