@@ -22,7 +22,7 @@ RootComplex::RootComplex(Events& events, Counters& counters, HostMemory& memory)
     : access(events), events_(events), counters_(counters), memory_(memory),
       interrupt_counts_(kMaxInterrupts) {}
 
-const FunctionShadow* RootComplex::known(unsigned bdf) const {
+FunctionShadow* RootComplex::known(unsigned bdf) {
     auto found = functions_.find(bdf);
     return found == functions_.end() ? nullptr : &found->second;
 }

@@ -113,7 +113,7 @@ private:
     uint64_t credits_used_ = 0;
     std::deque<uint64_t> releases_;
 
-    const FunctionShadow* known(unsigned bdf) const;
+    FunctionShadow* known(unsigned bdf);  // or null
     uint64_t jitter() { return jitter_cycles ? random_.below(jitter_cycles + 1) : 0; }
     void push(uint64_t cycle, uint64_t order, uint32_t key);
     void store(const RequestHead& request, const uint8_t* payload);
