@@ -27,8 +27,8 @@ from sw_driver.net import NetOptions
 __all__ = ["SoakFailure", "SoakOptions", "run_soak", "soak"]
 
 _NUMBER_BYTES = 8
-_EPISODE_PACKETS = 4000  # of one card, with one kind of host and link
-_TURN_PACKETS = (1, 400)
+_EPISODE_PACKETS = 20_000  # of one card, with one kind of host and link
+_TURN_PACKETS = (1, 2000)
 _REST_CYCLES = 6000  # after so long nothing is on its way any more
 _UNDER_WAY_CYCLES = 100
 _POOL = random.Random(0x736F616B).randbytes(1 << 16)
