@@ -154,7 +154,7 @@ class Engine:
     options
         `EngineOptions`; `change` changes them while running.
     waves
-        A VCD file to write; the library is then a slower one.
+        A VCD file to write, which appears when it is whole; the library is then a slower one.
     """
 
     def __init__(self, config: NicConfig | None, options: EngineOptions | None = None, *,
@@ -168,6 +168,7 @@ class Engine:
         self._counter_names = self._library.rl_counter_names().decode().split()
         self._counts = self._library.rl_interrupt_counts(self._handle)
         self._interrupts = 0
+        self._waves: tuple[Path, Path] | None = None
         self.memory = NativeMemory(self._library, self.handle, seed=self.options.seed,
                                    placement=self.options.placement)
         self.wire = NativeWire(self._library, self.handle)
@@ -175,7 +176,8 @@ class Engine:
         self._set("ns_per_cycle", 1000 / self._clock_mhz)
         if waves is not None:
             waves.parent.mkdir(parents=True, exist_ok=True)
-            if not self._library.rl_trace(self.handle, str(waves).encode()):
+            self._waves = waves.with_name(waves.name + ".new"), waves
+            if not self._library.rl_trace(self.handle, str(self._waves[0]).encode()):
                 raise ValueError(f"{waves}: cannot be written")
 
     @property
@@ -196,6 +198,8 @@ class Engine:
             self.wire.untap()
             self._library.rl_close(self._handle)
             self._handle = None
+            if self._waves is not None:
+                self._waves[0].replace(self._waves[1])
 
     def __enter__(self) -> Self:
         return self

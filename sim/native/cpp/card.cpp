@@ -57,7 +57,7 @@ public:
             top_->trace(trace_.get(), 99);
             trace_->open(path);
         }
-        return true;
+        return trace_->isOpen();
 #else
         (void)path;
         return false;
