@@ -23,6 +23,7 @@ from sw_driver.net import NetOptions
 
 __all__ = ["Spent", "abilities", "cycles_of", "engine_options", "measure"]
 
+_SETTLE_CYCLES = 4000
 _WARM_UP_CYCLES = 25_000
 _WINDOW_CYCLES = 40_000
 _PACKETS_MIN = 100  # in the window, of each direction; else it was too short
@@ -75,10 +76,11 @@ def measure(point: Point, config: NicConfig, *, seed: int, spent: Spent) -> Meas
     """Run a point into its steady state, and measure from there.
 
     A driver in Python brings the card up and fills the rings; one in C++ keeps them full. Received
-    frames come as the line can bring them; those that are too many are dropped, as everywhere.
+    frames come as the line can bring them; those that are too many are dropped, as everywhere. A
+    transmitted packet counts when it is on the wire, a received one when the driver sees it.
     """
     options = engine_options(config, link=point.link, rtt_ns=point.rtt_ns, seed=seed,
-                             keep="nothing", tlp_log=0)
+                             keep="records", tlp_log=0)
     net = NetOptions(
         max_payload=config.max_payload_bytes, max_read=config.max_read_bytes, interrupts=False,
         receive_bytes=NET_HEADER_BYTES + max(point.frame_bytes, 1514),
@@ -86,18 +88,26 @@ def measure(point: Point, config: NicConfig, *, seed: int, spent: Spent) -> Meas
     with open_card(config, options=options, net=net) as card:
         engine = card.engine
         frame = (bytes(range(256)) * 64)[:point.frame_bytes]
-        drivers: list[RingDriver] = []
+        receive: RingDriver | None = None
         if point.direction != "tx":
-            drivers.append(_drive(card, _RECEIVE, point))
+            receive = _drive(card, _RECEIVE, point)
+            # The card has its descriptors before the first frame comes: no backlog to be made up.
+            engine.run(_SETTLE_CYCLES)
             card.wire.generate([frame])
         if point.direction != "rx":
             card.port.run(_fill(card, frame, point))
-            drivers.append(_drive(card, _TRANSMIT, point))
+            _drive(card, _TRANSMIT, point)
         engine.run(_WARM_UP_CYCLES)
         begun = engine.cycle
+        card.wire.take()
         engine.run(_WINDOW_CYCLES)
         engine.check()
-        measured = [_steady(driver.times, begun, point) for driver in drivers]
+        frames, _bytes = card.wire.take()
+        measured = []
+        if receive is not None:
+            measured.append(_steady(receive.times[receive.times >= begun], point))
+        if point.direction != "rx":
+            measured.append(_steady(frames["last_cycle"][frames["received"] == 0], point))
         spent.add(engine)
     return max(measured, key=lambda each: each.cycles_per_packet)
 
@@ -125,14 +135,13 @@ def _drive(card: NativeCard, queue: int, point: Point) -> RingDriver:
         batch=point.batch, transmit=queue == _TRANSMIT)
 
 
-def _steady(times: np.ndarray[Any, np.dtype[np.uint64]], begun: int, point: Point) -> Measured:
-    """Give packets and cycles from the first used entry of the window to the last.
+def _steady(times: np.ndarray[Any, np.dtype[np.uint64]], point: Point) -> Measured:
+    """Give packets and cycles from the first packet to the last, at these times.
 
-    Entries come in bursts: those of the first burst opened the window, and do not count.
+    Used entries come in bursts: those of the first opened the window, and do not count.
     """
-    inside = times[times >= begun]
-    if len(inside) < _PACKETS_MIN:
-        raise RuntimeError(f"{point}: {len(inside)} packets in {_WINDOW_CYCLES} cycles, "
-                           f"the card hardly moves")
-    first, last = int(inside[0]), int(inside[-1])
-    return Measured(packets=int(np.count_nonzero(inside > first)), cycles=last - first)
+    if len(times) < _PACKETS_MIN:
+        raise RuntimeError(f"{point}: {len(times)} packets in {_WINDOW_CYCLES} cycles, the card "
+                           f"hardly moves")
+    first, last = int(times[0]), int(times[-1])
+    return Measured(packets=int(np.count_nonzero(times > first)), cycles=last - first)

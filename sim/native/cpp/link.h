@@ -19,9 +19,10 @@ public:
     double up_rate = 0;    // card to host
     double up_buffer_bytes = 1024;  // what the card may be ahead of the link
 
-    // A TLP may begin when the one before has left; its own time is paid afterwards. What is on the
-    // way takes the same time for all, and is part of the round trip.
-    bool down_free(uint64_t cycle) const { return down_free_ <= double(cycle); }
+    // A TLP may begin in the cycle within which the one before has left; its own time is paid
+    // afterwards, to the fraction of a cycle. What is on the way takes the same time for all, and is
+    // part of the round trip.
+    bool down_free(uint64_t cycle) const { return down_free_ < double(cycle) + 1; }
 
     bool up_free(uint64_t cycle) const {
         return up_rate <= 0 || up_free_ - double(cycle) <= up_buffer_bytes / up_rate;
