@@ -6,7 +6,8 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.pcie.fence import COUNT_BITS, WriteFence
+from hw.pcie.fence import COUNT_BITS
+from hw.pcie.fenced_reads import FencedReads
 from hw.pcie.types import (
     CreditLayout,
     ReadTlpLayout,
@@ -19,6 +20,7 @@ from hw.stream.types import FUNCTION_BITS, check_lanes
 
 __all__ = ["Requester"]
 
+_FENCED = 8  # fenced reads that wait
 _TAG_BITS = RequestHeader()["tag"].width
 _PER_DEVICE = 8  # functions that share a device number
 
@@ -28,13 +30,14 @@ class Requester(wiring.Component):
 
     ::
 
-        writes ──────────────────────────────►┐
-                  ┌──────┐                    ├──► register ──► rq
-        reads ───►│ slot │──► fence, credit ─►┘
-                  └──────┘
+        writes ─────────────────────────────────────────►┐
+        reads ──┬──────────────────►┐    ┌──────┐         ├──► register ──► rq
+                └──► fenced reads ─►┴───►│ slot │─ credit►┘
+                                         └──────┘
 
-    **Writes wait for no read.** A read takes part in the turns only when its fence is passed and
-    there is credit for it; until then it stands in its slot, beside the way of the writes.
+    **Writes wait for no read.** A read takes part in the turns only when there is credit for it;
+    until then it stands in its slot, beside the way of the writes. **Reads wait for no fence** but
+    their own: those that are fenced stand apart (`FencedReads`) until theirs has passed.
 
     **Order.** Groups of writes are counted twice, modulo 256: as `DmaWrite` accepts them
     (``writes_accepted``) and, in the same order, as their last beat is taken on ``rq``
@@ -43,7 +46,7 @@ class Requester(wiring.Component):
     answer on ``cc``, with a capture no earlier than the moment at which the answer's data were
     read, and sends the answer when ``passed`` is set.
 
-    A fenced read does so too, from the moment it arrives, but with a count of what has *entered*
+    A fenced read does so too, from the moment it is taken, but with a count of what has *entered*
     the output register: behind it nothing overtakes. That every write accepted before the read
     was offered is included: the count is a register that shows a group in the very cycle in which
     the client sees ``accepted`` (see `DmaWrite`), and the read is captured in that cycle at the
@@ -54,11 +57,12 @@ class Requester(wiring.Component):
     leaves after the function was told to be silent. Writes need no such check: the answer to what
     silences them stays behind all that were accepted.
 
-    Reads keep their order: one that waits (for a fence, for credit) holds up those behind it.
+    Fenced reads keep their order, and so do the others. More than 8 fenced ones that wait, and
+    reads that wait for credit, hold up those behind them.
 
-    | Latency: 1 cycle for writes; 2 for reads, a fenced one no less than 1 behind the last write.
+    | Latency: 1 cycle for writes; 2 for reads, 4 for fenced ones.
     | Throughput: 1 beat a cycle; when both could always go, one write TLP and one read in turn.
-    | Storage: 1 read, 1 tag; 2 beats. No path from ``rq.ready`` to an input.
+    | Storage: 10 reads, 1 tag; 2 beats. No path from ``rq.ready`` to an input.
 
     Parameters
     ----------
@@ -115,10 +119,11 @@ class Requester(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.output = output = StreamRegister(WriteTlpLayout(self.lanes))
-        m.submodules.fence = fence = WriteFence()
+        m.submodules.fenced = fenced = FencedReads(_FENCED)
 
         read: Any = Signal(RequestHeader(), reset_less=True)
         read_valid = Signal()
+        takes = Signal()            # the slot is free
         read_can = Signal()
         allowed = Signal()
         refuses = Signal()
@@ -136,17 +141,19 @@ class Requester(wiring.Component):
         m.d.sync += limit.eq(self.np_credit)
 
         m.d.comb += [
-            self.reads.ready.eq(~read_valid | refuses | (read_goes & output.i.ready)),
+            takes.eq(~read_valid | refuses | (read_goes & output.i.ready)),
+            # One whose fence has passed goes before the others: it is late already.
+            fenced.o.ready.eq(takes),
+            self.reads.ready.eq(Mux(self.reads.p.fenced, fenced.i.ready, takes & ~fenced.o.valid)),
+            fenced.i.valid.eq(self.reads.valid & self.reads.p.fenced),
+            fenced.i.payload.eq(self.reads.p.header),
+            fenced.writes_accepted.eq(self.writes_accepted),
+            fenced.writes_left.eq(entered),
             self.refused.valid.eq(refusal_valid),
             self.refused.payload.eq(refusal),
             refuses.eq(read_valid & ~allowed & ~refusal_valid),
-            fence.capture.eq(self.reads.valid & self.reads.ready & self.reads.p.fenced),
-            fence.writes_accepted.eq(self.writes_accepted),
-            fence.writes_left.eq(entered),
-            # Once it can go it can until it goes (fences stay passed, credit is not taken back), or
-            # until it is refused.
-            read_can.eq(read_valid & allowed & fence.passed
-                        & (limit.infinite | (limit.limit != used))),
+            # Once it can go it can until it goes (credit is not taken back), or is refused.
+            read_can.eq(read_valid & allowed & (limit.infinite | (limit.limit != used))),
             read_goes.eq(read_can & ~inside & (reads_next | ~self.writes.valid)),
             self.writes.ready.eq(output.i.ready & ~read_goes),
             output.i.valid.eq(read_goes | self.writes.valid),
@@ -176,8 +183,12 @@ class Requester(wiring.Component):
         with m.If(refuses):
             m.d.sync += [refusal_valid.eq(1), refusal.eq(read.tag)]
 
-        with m.If(self.reads.ready):
-            m.d.sync += [read_valid.eq(self.reads.valid), read.eq(self.reads.p.header)]
+        with m.If(takes):
+            m.d.sync += [
+                read_valid.eq(fenced.o.valid | (self.reads.valid & ~self.reads.p.fenced)),
+                read.eq(Mux(fenced.o.valid, fenced.o.payload.as_value(),
+                            self.reads.p.header.as_value())),
+            ]
 
         with m.If(output.i.valid & output.i.ready):
             with m.If(read_goes):
