@@ -30,7 +30,9 @@ _TOP = "engine_top"
 _COMPILER = "g++"
 
 _VERILATE = ("--cc", "--prefix", f"V{_TOP}", "--top-module", _TOP, "-O3", "--x-assign", "fast",
-             "--x-initial", "fast", "--no-assert", *QUIET)
+             "--x-initial", "fast", "--no-assert",
+             # Small functions: compiled in half the time, by all cores, and no slower.
+             "--output-split", "6000", "--output-split-cfuncs", "1500", *QUIET)
 # What runs each cycle is worth every effort of the compiler, what runs once none at all.
 _MAKE = ("OPT_FAST=-O2 -fPIC -fno-stack-protector", "OPT_SLOW=-O0 -fPIC", "OPT_GLOBAL=-O2 -fPIC")
 # A run that leaves waves is slow whatever the compiler does, and is not often wanted.

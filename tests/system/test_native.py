@@ -25,7 +25,7 @@ from tests.system.bench_scenario import RESULTS
 from tests.system.scenario import frames_of, play
 
 SIMULATORS = {"full": "verilator", "small": "icarus"}
-CASES = {"full": (120, LINE_100G), "small": (12, 3.0)}  # frames, bytes a cycle
+CASES = {"full": (120, LINE_100G), "small": (6, 3.0)}  # frames, bytes a cycle
 
 
 FULL = NicConfig.preset("full")  # the one that is built for the benchmark as well
