@@ -221,3 +221,27 @@ def test_ring_driver(transmit: bool, seed: int) -> None:
         if not transmit:
             assert state.bytes == sum(12 + len(frame) for frame in out)
         engine.check()
+        card.port.run(device.close())
+        engine.run(1000)  # the rings are gone, and nobody looks at them any more
+
+
+def test_link_rate() -> None:
+    """A link is full when there is enough to do, and never more than full."""
+    link = Link(lanes=2)
+    options = EngineOptions(link=link, tx_rate=LINE_100G, keep="nothing", tlp_log=0)
+    with open_card(FULL, options=options, net=NetOptions(interrupts=False)) as card:
+        engine, ring = card.engine, card.device.rings[1]
+        card.port.run(card.device.send_many([bytes(1514)] * 256))
+        engine.drive(available=ring.available.address, used=ring.used.address, size=ring.size,
+                     notify_address=card.device.virtio.notify_address(1), notify_value=1,
+                     transmit=True)
+        engine.run(10_000)
+        before = engine.counters
+        engine.run(30_000)
+        after = engine.counters
+    down = after["link_down_bytes"] - before["link_down_bytes"]
+    assert 0.98 < down / (30_000 * link.bytes_per_cycle(250)) < 1.005
+    up = after["link_up_bytes"] - before["link_up_bytes"]
+    reads, writes = (after[name] - before[name] for name in ("rq_reads", "rq_writes"))
+    written = after["rq_write_bytes"] - before["rq_write_bytes"]
+    assert up == 24 * (reads + writes) + written
