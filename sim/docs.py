@@ -1,6 +1,7 @@
 """Pages of docs/ that are made from data: `python -m sim.docs` writes them, `--check` compares.
 
-Now there is one, docs/registers.md, from `hw.vf.regs` and `hw.pcie.bar_map`.
+docs/registers.md comes from `hw.vf.regs` and `hw.pcie.bar_map`, docs/performance.md and its picture
+from the last run of the benchmark. Only the first can be out of date.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hw.virtio.types import FaultReason
 __all__ = ["PAGES", "main", "registers_page", "stale"]
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "build" / "bench" / "results.json"
 
 
 def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
@@ -89,6 +91,21 @@ def stale() -> list[Path]:
             if not path.exists() or path.read_text(encoding="utf-8") != page()]
 
 
+def write_performance() -> list[Path]:
+    """Write docs/performance.md and its picture, if the benchmark has been run."""
+    if not RESULTS.exists():
+        return []
+    from sim.bench.page import performance_page  # noqa: PLC0415  # lint need not load matplotlib
+    from sim.bench.pictures import eta_picture, to_png  # noqa: PLC0415  # the same
+    from sim.bench.results import read_results  # noqa: PLC0415  # the same
+
+    results = read_results(RESULTS)
+    page, picture = ROOT / "docs" / "performance.md", ROOT / "docs" / "img" / "eta.png"
+    page.write_text(performance_page(results), encoding="utf-8")
+    picture.write_bytes(to_png(eta_picture(results)))
+    return [page, picture]
+
+
 def main(words: list[str] | None = None) -> int:
     """Write the pages, or with ``--check`` name those that are out of date."""
     parser = argparse.ArgumentParser(prog="python -m sim.docs", description=main.__doc__)
@@ -101,6 +118,8 @@ def main(words: list[str] | None = None) -> int:
         return 1 if old else 0
     for path in old:
         path.write_text(PAGES[path](), encoding="utf-8")
+        print(path.relative_to(ROOT))
+    for path in write_performance():
         print(path.relative_to(ROOT))
     return 0
 

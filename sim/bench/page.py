@@ -29,7 +29,17 @@ class Reason:
     words: str
 
 
-REASONS: tuple[Reason, ...] = ()
+REASONS: tuple[Reason, ...] = (
+    Reason(lambda row: row["direction"] == "rx" and row["frame_bytes"] < 252,
+           "Short frames, received: used entries leave in bursts of at most eight (one beat), each "
+           "with an index and a look at the driver's flag of its own. On the request bus that is "
+           "0.4 beats a packet; the limit counts 0.3 for the same and ring bursts of 32."),
+    Reason(lambda row: row["direction"] == "duplex" and row["frame_bytes"] == 252,
+           "252 bytes, both ways: the request bus carries a beat in every cycle, but not in equal "
+           "shares. Reads and writes take turns by TLP, so sending runs at its own limit, and "
+           "receiving, whose frames want two TLPs each, has what is left."),
+)
+"""What holds the card, as was found by its counters (``rq_beats`` and others of the engine)."""
 
 
 def unexplained(results: Mapping[str, Any]) -> list[Row]:
@@ -110,6 +120,9 @@ Of one frame through the idle card. The floor is the reads that depend on one an
 round trip.
 
 {latency}
+
+A batch of 1 may show more than 1: the limit counts a doorbell for each packet, and the card asks
+for none while it is busy.
 
 ## What holds it
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +12,9 @@ import pytest
 
 from hw.config import NicConfig
 from sim.bench.limits import Ring
+from sim.bench.page import performance_page, unexplained
 from sim.bench.points import FRAME_BYTES, POINTS_MAX, Abilities, Point, points
+from sim.bench.report import write_html
 from sim.bench.results import Measured, compare, point_row, read_results
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "bench.schema.json"
@@ -67,7 +70,7 @@ def _results(cycles: int) -> dict[str, Any]:
     point = Point(direction="tx", ring="split", frame_bytes=1514)
     return {
         "ringlet": "0.1.0", "seed": 1,
-        "config": {"preset": "full", "data_bits": 512, "clock_mhz": 250, "link_mbps": 100_000},
+        "config": {"preset": "full", **asdict(CONFIG)},
         "points": [point_row(point, Measured(packets=100, cycles=cycles), CONFIG)],
         "latency": [{"path": "wire_to_used", "ring": "split", "notification_data": False,
                      "frame_bytes": 60, "rtt_ns": 1000, "reads": 0, "cycles": cycles // 100,
@@ -101,6 +104,25 @@ def test_compare(tmp_path: Path) -> None:
     path = tmp_path / "old.json"
     path.write_text(json.dumps(old))
     assert read_results(path) == old
+
+
+def test_pages(tmp_path: Path) -> None:
+    """Both pages have every row; a low figure without a reason is named as such."""
+    results = _results(3076)
+    low = point_row(Point(direction="tx", ring="split", frame_bytes=508, batch=8),
+                    Measured(packets=100, cycles=3000), CONFIG)
+    results["points"].append(low)
+    assert unexplained(results) == [low]
+    page = performance_page(results)
+    assert "| tx | 1514 B | split | 30.76 |" in page
+    assert "| tx | 508 B | split | batch 8 | 30.00 |" in page
+    assert "Not looked into yet: tx of 508 B, batch 8 (eta 0.35)" in page
+    write_html(results, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("<svg") == 3
+    assert html.count("<td>tx</td>") == 2
+    write_html(results, tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_text() == html
 
 
 @pytest.mark.parametrize(("text", "says"), [

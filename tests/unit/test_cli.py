@@ -22,6 +22,11 @@ from sim.cli import main
     (["synth", "--block", "x"], ["x", "package.module"]),
     (["sim", "--seed", "many"], ["seed", "many", "whole number"]),
     (["sim", "full", "--set", "vfs"], ["vfs", "FIELD=NUMBER"]),
+    (["bench", "--quick", "--full"], ["--quick", "--full"]),
+    (["bench", "--threshold", "2"], ["threshold", "2", "0 to 1"]),
+    (["bench", "--compare", "old.json"], ["old.json", "results.json"]),
+    (["soak", "--packets", "0"], ["packets", "0", "at least 1"]),
+    (["soak", "--packets", "many"], ["packets", "many", "whole number"]),
     (["no_such"], ["no_such", "sim", "verilog", "synth"]),
 ])
 def test_a_mistake_is_one_line(words: list[str], names: list[str], tmp_path: Path,
@@ -41,7 +46,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split() == ["ringlet", version("ringlet")]
 
 
-@pytest.mark.parametrize("command", ["sim", "verilog", "synth"])
+@pytest.mark.parametrize("command", ["sim", "bench", "soak", "verilog", "synth"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert command in capsys.readouterr().out

@@ -1,0 +1,99 @@
+"""The benchmark and the soak, short: the same figures twice, below every limit, nothing lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from hw.config import NicConfig
+from sim.bench.latency import latencies
+from sim.bench.points import Abilities, Point, points
+from sim.bench.results import point_row
+from sim.bench.run import BenchOptions, run_bench
+from sim.bench.throughput import Spent, abilities, measure
+from sim.soak import SoakFailure, SoakOptions, run_soak, soak
+
+ROOT = Path(__file__).parents[2]
+FULL = NicConfig.preset("full")
+
+
+def test_today() -> None:
+    assert abilities(FULL) == Abilities(("split",), 1, False, 9018)
+
+
+@pytest.mark.parametrize("direction", ["tx", "rx", "duplex"])
+@pytest.mark.parametrize("frame_bytes", [60, 1514])
+def test_no_point_passes_its_limit(direction: str, frame_bytes: int) -> None:
+    """Nor is it far below: the card is at 0.85 at least, and each run of a point is the same."""
+    point, = (point for point in points(abilities(FULL), "quick")
+              if (point.direction, point.frame_bytes) == (direction, frame_bytes))
+    first, second = (measure(point, FULL, seed=1, spent=Spent()) for _ in range(2))
+    assert first == second
+    row = point_row(point, first, FULL)
+    assert 0.85 <= row["eta"] <= 1.0005
+
+
+def test_latency() -> None:
+    rows = {(row["path"], row["rtt_ns"]): row for row in latencies(FULL, seed=1, spent=Spent())}
+    assert {path for path, _ in rows} == {"doorbell_to_wire", "wire_to_used", "used_to_interrupt"}
+    for rtt_ns in (500, 1000):
+        assert rows["doorbell_to_wire", rtt_ns]["reads"] == 4
+        assert rows["wire_to_used", rtt_ns]["reads"] == 0
+        assert rows["used_to_interrupt", rtt_ns]["reads"] == 1
+    for path in ("doorbell_to_wire", "wire_to_used", "used_to_interrupt"):
+        # What the card adds is its own: it does not depend on the host.
+        assert rows[path, 500]["added_cycles"] == rows[path, 1000]["added_cycles"] > 0
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results as the schema has them; a run compared with itself, and with a better one."""
+    one = [Point(direction="tx", ring="split", frame_bytes=60)]
+    monkeypatch.setattr("sim.bench.run.points", lambda _can, _scale: one)
+    options = BenchOptions(config=FULL, preset="full", seed=1, folder=tmp_path)
+    assert run_bench(options) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    jsonschema.validate(results, json.loads(
+        (ROOT / "docs" / "schema" / "bench.schema.json").read_text()))
+    assert "physically possible" in (tmp_path / "report.html").read_text()
+    old = tmp_path / "old.json"
+    old.write_text((tmp_path / "results.json").read_text())
+    again = BenchOptions(config=FULL, preset="full", seed=1, folder=tmp_path, compare=old)
+    assert run_bench(again) == 0
+    assert json.loads((tmp_path / "results.json").read_text())["points"] == results["points"]
+    results["points"][0]["cycles_per_packet"] *= 0.9
+    old.write_text(json.dumps(results))
+    assert run_bench(again) == 1
+
+
+def test_soak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = SoakOptions(config=FULL, packets=6000, seed=5, folder=tmp_path)
+    assert run_soak(options) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["passed"] >= 6000
+    assert summary["sent"] and summary["received"] and summary["resets"]
+    assert summary["received"] + sum(summary["dropped"].values()) <= summary["given"]
+    assert capsys.readouterr().out.endswith(f"soak: {summary['passed']} passed, 0 failed, "
+                                            "0 skipped\n")
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (lambda frame: frame[:-1] + bytes([frame[-1] ^ 1]), "was changed"),
+    (lambda frame: frame[:3] + b"\x07" + frame[4:], "was changed"),
+])
+def test_soak_sees_what_is_wrong(change: object, says: str,
+                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that comes back other than it was is found."""
+    from sw_driver.net import NetDevice  # noqa: PLC0415  # only to be broken here
+
+    receive = NetDevice.receive
+
+    async def broken(self: NetDevice, timeout_cycles: int | None = None) -> bytes | None:
+        frame = await receive(self, timeout_cycles)
+        return None if frame is None else change(frame)  # type: ignore[operator]
+
+    monkeypatch.setattr(NetDevice, "receive", broken)
+    with pytest.raises(SoakFailure, match=says):
+        soak(SoakOptions(config=FULL, packets=500, seed=5))
