@@ -59,6 +59,19 @@ def _share(name: str, text: str) -> float:
     return value
 
 
+def _window(name: str, text: str | None) -> range | None:
+    """Read FROM:TO; either end may be left out."""
+    if text is None or text == ":":
+        return None
+    first, colon, last = text.partition(":")
+    if not colon or not all(each.isdecimal() for each in (first, last) if each):
+        raise ValueError(f"{name} must be FROM:TO in cycles, such as 1000:2000, not {text!r}")
+    window = range(int(first or 0), int(last) if last else 1 << 62)
+    if not window:
+        raise ValueError(f"{name} must end after it begins, not {text!r}")
+    return window
+
+
 def _show_version(asked: bool) -> None:
     if asked:
         print(f"ringlet {version('ringlet')}")
@@ -76,21 +89,27 @@ def _root(_version: Annotated[bool, typer.Option(
 def sim(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
         seed: Annotated[str, typer.Option(
             metavar="N", help="Seed of everything random: the same seed, the same run.")] = "1",
+        pcap: Annotated[Path | None, typer.Option(
+            metavar="PCAP", help="Frames to send and to receive.")] = None,
         transmit: Annotated[Path | None, typer.Option(
-            metavar="PCAP", help="Frames for the driver to send; without it, what a Linux host "
-                                 "once sent (tests/data/linux-out.pcap).")] = None,
+            metavar="PCAP", help="Frames for the driver to send; without it (and --pcap), what a "
+                                 "Linux host once sent (tests/data/linux-out.pcap).")] = None,
         receive: Annotated[Path | None, typer.Option(
-            metavar="PCAP", help="Frames to come in from the wire; without it, what that host "
-                                 "received (tests/data/linux-in.pcap).")] = None,
-        waves: Annotated[bool, typer.Option(
-            "--waves", help="Leave a wave file beside the simulation's log.")] = False,
+            metavar="PCAP", help="Frames to come in from the wire; without it (and --pcap), what "
+                                 "that host received (tests/data/linux-in.pcap).")] = None,
+        ring: Annotated[str, typer.Option(
+            metavar="KIND", help="Kind of the rings; the card has split ones.")] = "split",
+        waves: Annotated[str | None, typer.Option(
+            metavar="FROM:TO", help="Leave waves of these cycles (waves.vcd, and waves.gtkw, which "
+                                    "groups them by room); ':' for all. Takes a build of its own."
+            )] = None,
         folder: Annotated[Path, typer.Option(
             metavar="FOLDER", help="Where report and packets go.")] = Path("build/sim"),
         ) -> int:
     """Run the demonstration: a driver brings the card up and sends and receives packets.
 
-    Leaves report.json, report.html and wire.pcap in the folder. Ends with 1 if a frame was lost
-    or changed.
+    Leaves report.json, report.html, wire.pcap and tlps.txt in the folder. Ends with 1 if a frame
+    was lost or changed.
     """
     config = NicConfig.preset(preset, **_overrides(vfs, pairs))
     from sim.demo import (  # noqa: PLC0415  # what one command needs, another need not load
@@ -101,8 +120,9 @@ def sim(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
     )
 
     return run_demo(DemoOptions(
-        config=config, preset=preset, seed=_whole("--seed", seed), waves=waves, folder=folder,
-        transmit=transmit or DEFAULT_TRANSMIT, receive=receive or DEFAULT_RECEIVE))
+        config=config, preset=preset, seed=_whole("--seed", seed), ring=ring, folder=folder,
+        waves=waves is not None, window=_window("--waves", waves),
+        transmit=transmit or pcap or DEFAULT_TRANSMIT, receive=receive or pcap or DEFAULT_RECEIVE))
 
 
 @app.command()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tb.root_complex import TlpRecord
 from tb.wire import WireFrame
-
-if TYPE_CHECKING:
-    from sim.bring_up import Card
 
 __all__ = ["Step", "annotate"]
 
@@ -44,13 +41,13 @@ def _of_read(region_name: str, offset: int) -> str:
     return "frame" if "buffer" in region_name else region_name
 
 
-def annotate(card: Card, log: Iterable[TlpRecord], frames: Iterable[WireFrame]) -> list[Step]:
-    """Name each TLP by what lies at its address, and sort all by cycle."""
+def annotate(find: Callable[[int], Any], log: Iterable[TlpRecord],
+             frames: Iterable[WireFrame]) -> list[Step]:
+    """Name each TLP by the memory at its address, which ``find`` gives, and sort all by cycle."""
     steps = []
     asked: dict[int, str] = {}
-    memory = card.host.root.memory
     for record in log:
-        region = memory.find(record.address) if record.address >= 0 else None
+        region = find(record.address) if record.address >= 0 else None
         size = f"{record.size} B"
         if record.channel == "cq":
             name = "doorbell" if record.kind == "MEM_WRITE" else record.kind.lower()

@@ -47,7 +47,7 @@ async def _bring_up(engine: Engine, port: NativePort, config: NicConfig, net: Ne
 @contextmanager
 def open_card(config: NicConfig, *, options: EngineOptions | None = None,
               net: NetOptions | None = None, open_device: bool = True, strict: bool = True,
-              waves: Path | None = None) -> Iterator[NativeCard]:
+              waves: Path | None = None, window: range | None = None) -> Iterator[NativeCard]:
     """Start a card, enumerate its bus, and open the network device on function 0.
 
     ::
@@ -55,6 +55,6 @@ def open_card(config: NicConfig, *, options: EngineOptions | None = None,
         with open_card(NicConfig.preset("full")) as card:
             card.port.run(card.device.send(frame))
     """
-    with Engine(config, options, waves=waves) as engine:
+    with Engine(config, options, waves=waves, window=window) as engine:
         port = NativePort(engine, strict=strict)
         yield port.run(_bring_up(engine, port, config, net, open_device))

@@ -18,6 +18,7 @@ from sim.native.library import Event
 from sim.native.link import Link
 from sim.native.memory import NativeMemory, Placement
 from sim.native.rings import RingDriver
+from sim.native.save_file import write_save_file
 from sim.native.wire import NativeWire
 from tb.completer import FaultKind
 from tb.tlp import Request
@@ -154,11 +155,14 @@ class Engine:
     options
         `EngineOptions`; `change` changes them while running.
     waves
-        A VCD file to write, which appears when it is whole; the library is then a slower one.
+        A VCD file to write, which appears when it is whole, and beside it a save file for GTKWave
+        that groups the signals by room; the library is then a slower one.
+    window
+        Cycles that the waves show (None: all), with a step of 1.
     """
 
     def __init__(self, config: NicConfig | None, options: EngineOptions | None = None, *,
-                 waves: Path | None = None) -> None:
+                 waves: Path | None = None, window: range | None = None) -> None:
         self.config = config
         self.options = options or EngineOptions()
         path = host_library() if config is None else card_library(config, waves=waves is not None)
@@ -177,7 +181,9 @@ class Engine:
         if waves is not None:
             waves.parent.mkdir(parents=True, exist_ok=True)
             self._waves = waves.with_name(waves.name + ".new"), waves
-            if not self._library.rl_trace(self.handle, str(self._waves[0]).encode()):
+            shown = range(FOREVER) if window is None else window
+            if not self._library.rl_trace(self.handle, str(self._waves[0]).encode(), shown.start,
+                                          max(shown.stop, 1) - 1):
                 raise ValueError(f"{waves}: cannot be written")
 
     @property
@@ -200,6 +206,7 @@ class Engine:
             self._handle = None
             if self._waves is not None:
                 self._waves[0].replace(self._waves[1])
+                write_save_file(self._waves[1])
 
     def __enter__(self) -> Self:
         return self

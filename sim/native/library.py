@@ -97,7 +97,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rl_cycle": (c_uint64, (_E,)),
     "rl_cpu_seconds": (c_double, (_E,)),
     "rl_run": (c_uint32, (_E, c_uint64, c_uint32)),
-    "rl_trace": (c_int, (_E, c_char_p)),
+    "rl_trace": (c_int, (_E, c_char_p, c_uint64, c_uint64)),
     "rl_counter_names": (c_char_p, ()),
     "rl_counters": (None, (_E, _U64S)),
     "rl_set": (c_int, (_E, c_char_p, c_double)),

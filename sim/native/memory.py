@@ -176,6 +176,11 @@ class NativeMemory:
         """Everything there is, by address."""
         return sorted(self._regions.values(), key=lambda region: region.address)
 
+    def find(self, address: int) -> NativeRegion | None:
+        """Give the region of an address; None where there is none (any more)."""
+        return next((region for region in self._regions.values()
+                     if region.address <= address < region.address + region.size), None)
+
     def log_dirty(self, bitmap: Bytes | None, *, base: int = 0, page_bytes: int = _PAGE) -> None:
         """Set a bit of ``bitmap`` for each page from ``base`` on that the card writes (None: end).
 

@@ -13,7 +13,6 @@ import pytest
 from hw.config import NicConfig
 from sim.bring_up import config_parameter
 from sim.card import card_design
-from sim.demo import FULL_SPEED
 from sim.runner import missing, run_cocotb
 
 SIMULATORS = {"full": "verilator", "small": "icarus"}
@@ -26,7 +25,7 @@ def run(preset: str, bench: str, testcase: str, **case: Any) -> None:
         pytest.skip(reason)
     config = NicConfig.preset(preset)
     run_cocotb(card_design(config), f"card_{preset}", f"tests.system.bench_{bench}",
-               simulator=simulator, flags=FULL_SPEED, testcase=f"{testcase}$",
+               simulator=simulator, testcase=f"{testcase}$",
                parameters={**config_parameter(config), "case": json.dumps(case)})
 
 

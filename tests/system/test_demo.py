@@ -38,7 +38,8 @@ def test_the_report(folder: Path) -> None:
         assert report[way]["frames"] == len(read_frames(capture)) >= 100
     points = {(point["direction"], point["frame_bytes"]): point["cycles_per_packet"]
               for point in report["throughput"]}
-    assert set(points) == {(way, size) for way in ("tx", "rx") for size in MOST_CYCLES}
+    assert set(points) == {
+        (way, size) for way in ("tx", "rx", "duplex") for size in MOST_CYCLES}
     for (_way, size), cycles in points.items():
         assert cycles <= MOST_CYCLES[size]
     counters = report["counters"]
@@ -48,6 +49,20 @@ def test_the_report(folder: Path) -> None:
         + sum(count for reason, count in report["drops"].items()
               if reason not in ("entry_full", "frame_error", "oversize", "runt")))
     assert counters["wire_sent"] == counters["transmitted"]
+
+
+def test_the_log(folder: Path) -> None:
+    """A line for each TLP, in the order of time, with what a reader looks for."""
+    head, *lines = (folder / "tlps.txt").read_text().splitlines()
+    assert head.split() == ["cycle", "way", "TLP", "address", "bytes", "tag", "data"]
+    cycles = [int(line.split()[0]) for line in lines]
+    assert len(cycles) > 1000
+    assert cycles == sorted(cycles)
+    text = "\n".join(lines)
+    for words in ("host -> card     CONFIG_READ", "host -> card     MEM_WRITE",
+                  "card -> host     MEM_READ", "card <- host     SUCCESS",
+                  "card -> host     MEM_WRITE"):
+        assert words in text
 
 
 def test_the_frames_of_the_wire(folder: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 from hw.config import NicConfig
 from sim.bring_up import config_parameter
 from sim.card import card_design
-from sim.demo import FULL_SPEED
 from sim.native.bring_up import NativeCard, open_card
 from sim.native.engine import EngineOptions, Event
 from sim.native.link import Link
@@ -61,7 +60,7 @@ def test_same_as_in_cocotb(preset: str, seed: int, tmp_path: Path) -> None:
     config = NicConfig.preset(preset)
     folder = run_cocotb(
         card_design(config), f"card_{preset}", "tests.system.bench_scenario",
-        simulator=SIMULATORS[preset], flags=FULL_SPEED, seed=seed, parameters={
+        simulator=SIMULATORS[preset], seed=seed, parameters={
             **config_parameter(config),
             "case": json.dumps({"seed": seed, "count": count, "rx_rate": rate})})
     bench = json.loads((folder / RESULTS).read_text())
@@ -245,3 +244,23 @@ def test_link_rate() -> None:
     reads, writes = (after[name] - before[name] for name in ("rq_reads", "rq_writes"))
     written = after["rq_write_bytes"] - before["rq_write_bytes"]
     assert up == 24 * (reads + writes) + written
+
+
+def test_a_window_of_waves(tmp_path: Path) -> None:
+    """Only the cycles asked for, and a save file that groups the streams by room."""
+    waves = tmp_path / "card.vcd"
+    window = range(400, 450)
+    with open_card(NicConfig.preset("small"), waves=waves, window=window,
+                   open_device=False) as card:
+        assert card.engine.cycle > window.stop
+        assert not waves.exists(), "it is not whole yet"
+    cycle_ps = 1_000_000 // 250
+    with waves.open() as file:
+        times = [int(line[1:]) for line in file if line.startswith("#")]
+    assert [window.start, window.stop - 1] == [times[0] // cycle_ps, times[-1] // cycle_ps]
+    assert len(times) == 2 * len(window)
+    saved = waves.with_suffix(".gtkw").read_text()
+    assert '[dumpfile] "card.vcd"' in saved
+    for room in ("registers", "config_space", "dma_read", "admission"):
+        assert f"-{room}\n" in saved
+    assert "card.engine_top.card.registers.mmio__valid" in saved

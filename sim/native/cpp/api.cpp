@@ -29,7 +29,9 @@ int rl_lanes() { return layout::lanes; }
 uint64_t rl_cycle(void* e) { return of(e).cycle; }
 double rl_cpu_seconds(void* e) { return of(e).cpu_seconds; }
 uint32_t rl_run(void* e, uint64_t cycles, uint32_t until) { return of(e).run(cycles, until); }
-int rl_trace(void* e, const char* path) { return of(e).card && of(e).card->trace(path); }
+int rl_trace(void* e, const char* path, uint64_t first, uint64_t last) {
+    return of(e).card && of(e).card->trace(path, first, last);
+}
 
 const char* rl_counter_names() {
 #define X(name) #name " "

@@ -50,8 +50,9 @@ public:
         dump(1);
     }
 
-    bool trace(const char* path) override {
+    bool trace(const char* path, uint64_t first, uint64_t last) override {
 #if RINGLET_TRACE
+        first_ = first, last_ = last;
         if (!trace_) {
             trace_ = std::make_unique<VerilatedVcdC>();
             top_->trace(trace_.get(), 99);
@@ -59,7 +60,7 @@ public:
         }
         return trace_->isOpen();
 #else
-        (void)path;
+        (void)path, (void)first, (void)last;
         return false;
 #endif
     }
@@ -67,7 +68,8 @@ public:
 private:
     void dump(int half) {
 #if RINGLET_TRACE
-        if (trace_) trace_->dump(time_ += layout::half_cycle_ps);
+        uint64_t cycle = (time_ += layout::half_cycle_ps) / (2 * layout::half_cycle_ps);
+        if (trace_ && first_ <= cycle && cycle <= last_) trace_->dump(time_);
 #endif
         (void)half;
     }
@@ -77,6 +79,7 @@ private:
 #if RINGLET_TRACE
     std::unique_ptr<VerilatedVcdC> trace_;
     uint64_t time_ = 0;
+    uint64_t first_ = 0, last_ = 0;
 #endif
 };
 

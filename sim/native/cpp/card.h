@@ -21,7 +21,8 @@ class Card {
 public:
     virtual ~Card() = default;
     virtual void edge() = 0;
-    virtual bool trace(const char* path) = 0;  // false where the build has no waves
+    // Waves of these cycles, both included; false where the build has none.
+    virtual bool trace(const char* path, uint64_t first, uint64_t last) = 0;
     CardPorts ports{};
 };
 
