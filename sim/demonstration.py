@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hw.config import NicConfig
+from hw.verilog import write_if_changed
 from sim.bench.points import Point
 from sim.bench.results import point_row
 from sim.bench.throughput import Spent, engine_options, measure
@@ -151,7 +152,7 @@ def demonstrate(what: Demonstration, progress: Callable[[str], None]) -> dict[st
         card.engine.check()
         spent = Spent()
         spent.add(card.engine)
-    what.log.write_text(as_text(log))
+    write_if_changed(what.log, as_text(log))
     results["throughput"] = []
     for point in POINTS:
         progress(f"full speed: {point.direction}, {point.frame_bytes} B")

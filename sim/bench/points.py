@@ -60,7 +60,7 @@ class Point:
         """Give the most that is physically possible here."""
         return limit_of(Work(
             direction=self.direction, ring=self.ring, in_order=self.in_order,
-            frame_bytes=self.frame_bytes, batch=self.batch, link=LINKS[self.link],
+            frame_bytes=self.frame_bytes, batch=self.batch, link=self.link,
             max_payload=config.max_payload_bytes, max_read=config.max_read_bytes,
             lanes=config.lanes, clock_mhz=config.clock_mhz, line_gbps=config.link_mbps / 1000))
 

@@ -10,12 +10,11 @@ import numpy as np
 
 from hw.config import NicConfig
 from hw.virtio.features import offered_features
-from sim.bench.limits import LINKS, NET_HEADER_BYTES
+from sim.bench.limits import NET_HEADER_BYTES, link_of
 from sim.bench.points import Abilities, Point
 from sim.bench.results import Measured
 from sim.native.bring_up import NativeCard, open_card
 from sim.native.engine import Engine, EngineOptions
-from sim.native.link import Link
 from sim.native.rings import RingDriver
 from sw_driver.buffers import Shape, make_buffer
 from sw_driver.layouts import NetHeader
@@ -65,11 +64,10 @@ def _line_rate(config: NicConfig) -> float:
 def engine_options(config: NicConfig, *, link: str, rtt_ns: int, seed: int,
                    **more: Any) -> EngineOptions:
     """Say how host and wire are to behave."""
-    generation = {"gen3x16": 3, "gen4x16": 4}[LINKS[link].name]
     return EngineOptions(
         latency_cycles=cycles_of(rtt_ns, config), seed=seed, rx_rate=_line_rate(config),
         tx_rate=_line_rate(config),
-        link=Link(generation=generation, lanes=16, max_payload=config.max_payload_bytes), **more)
+        link=link_of(link, config.max_payload_bytes), **more)
 
 
 def measure(point: Point, config: NicConfig, *, seed: int, spent: Spent) -> Measured:

@@ -418,6 +418,20 @@ class Engine:
             request.traffic_class, request.attributes, int(request.poisoned))
         self._library.rl_hand_request(self.handle, ctypes.byref(record), request.payload)
 
+    def play_request(self, request: Request) -> None:
+        """Let the host take a request as soon as those before it, the bus and the link allow."""
+        record = c.RequestRecord(
+            request.address, request.dwords, request.requester_id, request.completer_id,
+            request.tag, int(request.kind.value), request.first_be, request.last_be,
+            request.traffic_class, request.attributes, int(request.poisoned))
+        self._library.rl_play_request(self.handle, ctypes.byref(record), request.payload,
+                                      len(request.payload))
+
+    @property
+    def played_at(self) -> int:
+        """Cycle in which the last of the played requests was taken."""
+        return int(self._library.rl_played_at(self.handle))
+
     def hand_completion(self, payload: bytes, **header: int) -> None:
         """Let the host take a completion as the card's, now."""
         record = c.CompletionRecord(**header)

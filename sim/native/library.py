@@ -136,6 +136,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rl_driver_stop": (None, (_E, c_uint)),
     "rl_drivers_clear": (None, (_E,)),
     "rl_hand_request": (None, (_E, POINTER(RequestRecord), c_char_p)),
+    "rl_play_request": (None, (_E, POINTER(RequestRecord), c_char_p, c_uint)),
+    "rl_played_at": (c_uint64, (_E,)),
     "rl_hand_completion": (None, (_E, POINTER(CompletionRecord), c_char_p)),
     "rl_hand_sent": (c_int, (_E, POINTER(CompletionRecord), _BYTES)),
     "rl_hand_credit": (c_uint, (_E,)),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.bench.limits import LINKS, Direction, Ring, Work, limit_of
+from sim.bench.limits import Direction, Ring, Work, limit_of
 
 
 @pytest.mark.parametrize(("frame", "ring", "direction", "mpps", "by"), [
@@ -29,13 +29,6 @@ def test_in_order() -> None:
     """One used entry for many lifts the bus limit of a packed ring."""
     limit = limit_of(Work(direction="duplex", ring="packed", in_order=True, frame_bytes=60))
     assert round(limit.mpps, 1) == 73.4
-
-
-@pytest.mark.parametrize(("name", "payload", "gbps"), [
-    ("gen3x16", 256, 113.70), ("gen4x16", 256, 227.40)])
-def test_links(name: str, payload: int, gbps: float) -> None:
-    assert round(LINKS[name].gbps(payload), 2) == gbps
-    assert LINKS[name].bytes_per_cycle(payload, 250) == pytest.approx(gbps / 2, rel=1e-3)
 
 
 @given(st.integers(60, 9014), st.sampled_from(["split", "packed"]), st.sampled_from([1, 8, 32]))

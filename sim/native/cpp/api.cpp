@@ -337,6 +337,13 @@ void rl_hand_request(void* e, const RequestRecord* request, const uint8_t* paylo
     engine.root.receive_request(head_of(*request), payload, engine.cycle);
 }
 
+void rl_play_request(void* e, const RequestRecord* request, const uint8_t* payload,
+                     unsigned bytes) {
+    of(e).playing.push_back({head_of(*request), {payload, payload + bytes}});
+}
+
+uint64_t rl_played_at(void* e) { return of(e).played_at; }
+
 struct CompletionRecord {
     uint64_t cycle;
     uint32_t byte_count, lower_address, dwords, bytes;

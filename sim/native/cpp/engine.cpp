@@ -96,17 +96,37 @@ void Engine::step() {
     card->edge();
 }
 
+// Somebody plays the card by hand. Where there is a link, requests and completions take their time
+// on it, and on the buses of a card: a beat a cycle.
 void Engine::step_without_card() {
-    auto completion = std::make_unique<OutgoingTlp<CompletionHead>>();
-    auto request = std::make_unique<OutgoingTlp<RequestHead>>();
+    static OutgoingTlp<CompletionHead> completion;
+    static OutgoingTlp<RequestHead> request;
+    auto beats = [](unsigned bytes) {
+        return bytes ? (bytes + layout::lanes - 1) / layout::lanes : 1;
+    };
+    ++cycle;
+    events.now = cycle;
+    if (!playing.empty() && cycle >= rq_free_ && link.up_free(cycle)) {
+        Played& next = playing.front();
+        unsigned bytes = next.payload.size();
+        link.spend_up(cycle, Link::kRequestBytes + bytes);
+        rq_free_ = cycle + beats(bytes);
+        root.receive_request(next.head, next.payload.data(), cycle);
+        played_at = cycle;
+        playing.pop_front();
+    }
     events.now = cycle + 1;
-    if (root.next_completion(*completion))
-        sent.push_back({cycle + 1, completion->head,
-                        {completion->payload, completion->payload + completion->bytes}});
-    if (root.access.has_request()) root.next_request(*request);
+    bool paced = link.down_rate > 0;
+    if ((!paced || (cycle >= rc_free_ && link.down_free(cycle + 1))) &&
+        root.next_completion(completion)) {
+        link.spend_down(cycle + 1, Link::kCompletionBytes + completion.bytes);
+        rc_free_ = cycle + beats(completion.bytes);
+        sent.push_back({cycle + 1, completion.head,
+                        {completion.payload, completion.payload + completion.bytes}});
+    }
+    if (root.access.has_request()) root.next_request(request);
     events.now = cycle;
     if (cycle % kExpireCycles == 0) root.access.expire(cycle);
-    ++cycle;
 }
 
 void Engine::finish_counters() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -62,12 +63,22 @@ public:
         std::vector<uint8_t> payload;
     };
     std::vector<Sent> sent;
+    // Requests that a card would send as fast as bus and link allow, and when the last one was taken.
+    struct Played {
+        RequestHead head;
+        std::vector<uint8_t> payload;
+    };
+    std::deque<Played> playing;
+    uint64_t played_at = 0;
 
     void finish_counters();
 
 private:
     std::mutex lock_;
     std::atomic<int> waiters_{0};
+
+    uint64_t rq_free_ = 0;  // when the card's buses are free again, without a card
+    uint64_t rc_free_ = 0;
 
     void step();
     void step_without_card();
