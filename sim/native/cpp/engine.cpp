@@ -99,14 +99,13 @@ void Engine::step() {
 // Somebody plays the card by hand. Where there is a link, requests and completions take their time
 // on it, and on the buses of a card: a beat a cycle.
 void Engine::step_without_card() {
-    static OutgoingTlp<CompletionHead> completion;
-    static OutgoingTlp<RequestHead> request;
+    auto completion = std::make_unique<OutgoingTlp<CompletionHead>>();
+    auto request = std::make_unique<OutgoingTlp<RequestHead>>();
     auto beats = [](unsigned bytes) {
         return bytes ? (bytes + layout::lanes - 1) / layout::lanes : 1;
     };
-    ++cycle;
-    events.now = cycle;
     if (!playing.empty() && cycle >= rq_free_ && link.up_free(cycle)) {
+        events.now = cycle;
         Played& next = playing.front();
         unsigned bytes = next.payload.size();
         link.spend_up(cycle, Link::kRequestBytes + bytes);
@@ -118,15 +117,16 @@ void Engine::step_without_card() {
     events.now = cycle + 1;
     bool paced = link.down_rate > 0;
     if ((!paced || (cycle >= rc_free_ && link.down_free(cycle + 1))) &&
-        root.next_completion(completion)) {
-        link.spend_down(cycle + 1, Link::kCompletionBytes + completion.bytes);
-        rc_free_ = cycle + beats(completion.bytes);
-        sent.push_back({cycle + 1, completion.head,
-                        {completion.payload, completion.payload + completion.bytes}});
+        root.next_completion(*completion)) {
+        link.spend_down(cycle + 1, Link::kCompletionBytes + completion->bytes);
+        rc_free_ = cycle + beats(completion->bytes);
+        sent.push_back({cycle + 1, completion->head,
+                        {completion->payload, completion->payload + completion->bytes}});
     }
-    if (root.access.has_request()) root.next_request(request);
+    if (root.access.has_request()) root.next_request(*request);
     events.now = cycle;
     if (cycle % kExpireCycles == 0) root.access.expire(cycle);
+    ++cycle;
 }
 
 void Engine::finish_counters() {
