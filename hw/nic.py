@@ -357,6 +357,8 @@ class SmartNic(wiring.Component):
             requester.bus_master.eq(bus_master),
         ]
 
+        m.d.comb += used_ring.busy.eq(dma_write.writes_accepted != requester.writes_left)
+
         # --- What the operator sees. --------------------------------------------------------------
 
         link(router.management, management.mmio)

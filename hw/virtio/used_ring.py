@@ -22,6 +22,7 @@ _INDEX_OFFSET = 2
 _RING_OFFSET = 4
 _WAITING_MAX = 32  # finished chains a queue that wait for their burst
 _BURSTS_MAX = 16   # bursts on their way into the order of writes
+_SPACING = 16      # cycles from a small burst to the next, while the bus is busy
 
 
 class PublishedLayout(data.StructLayout):
@@ -36,11 +37,14 @@ class UsedRing(wiring.Component):
 
     Finished chains of a queue gather in a row of memory while the writer is busy, and leave
     together: one write of up to ``lanes / 8`` entries, then one of the index. So bursts grow with
-    the load, no timer holds anything back, and a single entry leaves at once. The index follows its
-    entries in the order of writes, so the driver never sees it first (SPL-USED-01).
+    the load, and a single entry leaves at once. While other writes are on their way, a burst that
+    did not fill its row is followed by the next one no earlier than 16 cycles later, as its index
+    would take a beat from theirs. The index follows its entries in the order of writes, so the
+    driver never sees it first (SPL-USED-01).
 
-    | Latency: 10 cycles from ``used`` to the entries' segment. Throughput: a chain a cycle in; a
-    | burst every 7 cycles out. Storage: 32 entries and 64 bits a queue.
+    | Latency: 10 cycles from ``used`` to the entries' segment; behind another burst up to 16 more.
+    | Throughput: a chain a cycle in; a burst every 7 cycles out. Storage: 32 entries and 64 bits a
+    | queue.
 
     Parameters
     ----------
@@ -62,6 +66,8 @@ class UsedRing(wiring.Component):
         A write group stands in the order of writes; a pulse each.
     published : Out(stream.Signature(PublishedLayout()))
         After the acceptance of a burst's index. The one who takes it gives the obligations back.
+    busy : In(1)
+        Writes are on their way: what leaves now waits behind them, or makes others wait.
     commands : In(stream.Signature(QueueCommandLayout()))
         With ``reset``, the queue's used index starts again from 0.
     """
@@ -73,6 +79,7 @@ class UsedRing(wiring.Component):
     data: stream.Interface
     accepted: Signal
     published: stream.Interface
+    busy: Signal
     commands: stream.Interface
 
     def __init__(self, lanes: int, *, queues: int, stride: int) -> None:
@@ -92,6 +99,7 @@ class UsedRing(wiring.Component):
             "data": Out(stream.Signature(BeatLayout(lanes))),
             "accepted": In(1),
             "published": Out(stream.Signature(PublishedLayout())),
+            "busy": In(1),
             "commands": In(stream.Signature(QueueCommandLayout())),
         })
 
@@ -250,6 +258,14 @@ class UsedRing(wiring.Component):
                 beat.i.valid.eq(sent),
             ]
 
+        since = Signal(range(_SPACING + 1))  # the last burst began
+        small = Signal()                     # and did not fill its row
+        busy = Signal()
+        may_begin = Signal()
+        m.d.sync += [busy.eq(self.busy), may_begin.eq(~busy | ~small | (since == _SPACING))]
+        with m.If(since != _SPACING):
+            m.d.sync += since.eq(since + 1)
+
         entries_sent = Signal()
         index_sent = Signal()
         with m.FSM():
@@ -257,7 +273,7 @@ class UsedRing(wiring.Component):
                 with m.If(self.commands.valid):
                     m.d.comb += [look.eq(self.commands.p.queue), looks.eq(1)]
                     m.next = "CLEAR"
-                with m.Elif(dirty.take.valid & bursts.i.ready):
+                with m.Elif(dirty.take.valid & bursts.i.ready & may_begin):
                     m.d.comb += [look.eq(dirty.take.payload), looks.eq(1), dirty.take.ready.eq(1)]
                     m.next = "LOOK"
             with m.State("CLEAR"):
@@ -281,6 +297,9 @@ class UsedRing(wiring.Component):
                     offset.eq((place << 3) + _RING_OFFSET),
                     index.eq(index + burst),
                     more.eq(left > burst),
+                    since.eq(0),
+                    small.eq(burst != row_entries),
+                    may_begin.eq(0),
                 ]
                 m.next = "ENTRIES"
             with m.State("ENTRIES"):

@@ -51,6 +51,7 @@ class Host:
                      StreamSource(dut, "used_transmit", UsedLayout(), pace(stalls, 16))]
         self.commands = StreamSource(dut, "commands", QueueCommandLayout(), pace(False, 0))
         dut.accepted.value = 0
+        dut.busy.value = 0
         cocotb.start_soon(self._run())
 
     def _write(self, segment: dict[str, int], words: bytes) -> None:
@@ -199,6 +200,38 @@ async def bursts_grow_with_the_load(dut: Any) -> None:
     row = LANES // 8
     assert taken / 200 <= max(2.2, 7.5 / row), taken / 200
     assert max(host.bursts) >= (row + 1) // 2
+
+
+@cocotb.test
+async def bursts_wait_for_more_while_the_bus_is_busy(dut: Any) -> None:
+    """Small ones keep their distance then, and only then; a single chain never waits for long."""
+    host = await start(dut)
+    sizes = {}
+    total = 0
+
+    async def all_used() -> None:
+        await until(dut, lambda: host.index[2] == total)
+
+    for busy in (0, 1):
+        dut.busy.value = busy
+        host.bursts.clear()
+        for index in range(120):
+            host.used[0].send({"queue": 2, "id": index, "bytes": 60})
+            await cycles(dut, 4)
+        total += 120
+        await all_used()
+        sizes[busy] = 120 / len(host.bursts)
+        # Alone, and one more right behind it.
+        for _ in range(2):
+            total += 1
+            began = cocotb.utils.get_sim_time("ns")
+            host.used[0].send({"queue": 2, "id": 0, "bytes": 60})
+            await all_used()
+            latency = (cocotb.utils.get_sim_time("ns") - began) / 4
+            assert latency <= 16 + 17, latency
+    dut._log.info("entries a burst: %.1f, busy %.1f", sizes[0], sizes[1])
+    if LANES == 64:
+        assert sizes[0] <= 2.5 and sizes[1] >= 3.5
 
 
 @cocotb.test
