@@ -30,14 +30,11 @@ class Reason:
 
 
 REASONS: tuple[Reason, ...] = (
-    Reason(lambda row: row["direction"] == "rx" and row["frame_bytes"] < 252,
-           "Short frames, received: used entries leave in bursts of at most eight (one beat), each "
-           "with an index and a look at the driver's flag of its own. On the request bus that is "
-           "0.4 beats a packet; the limit counts 0.3 for the same and ring bursts of 32."),
     Reason(lambda row: row["direction"] == "duplex" and row["frame_bytes"] == 252,
-           "252 bytes, both ways: the request bus carries a beat in every cycle, but not in equal "
-           "shares. Reads and writes take turns by TLP, so sending runs at its own limit, and "
-           "receiving, whose frames want two TLPs each, has what is left."),
+           "252 bytes, both ways: the request bus carries a beat in every cycle. With its header a "
+           "frame has 264 bytes, and every second one lies across a multiple of 512, at which "
+           "reads are cut: 1.5 reads a packet, where the limit counts one. And reads and writes "
+           "take turns by TLP, so that sending, which wants fewer beats, has the larger share."),
 )
 """What holds the card, as was found by its counters (``rq_beats`` and others of the engine)."""
 
