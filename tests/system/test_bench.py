@@ -68,6 +68,18 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_bench(again) == 1
 
 
+def test_a_run_that_is_stopped_leaves_nothing(tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_words: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sim.bench.run.latencies", stopped)
+    monkeypatch.setattr("sim.bench.run.points", lambda _can, _scale: [])
+    with pytest.raises(KeyboardInterrupt):
+        run_bench(BenchOptions(config=FULL, preset="full", seed=1, folder=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_soak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = SoakOptions(config=FULL, packets=6000, seed=5, folder=tmp_path)
     assert run_soak(options) == 0
