@@ -12,12 +12,16 @@ from hw.stream.types import LENGTH_BITS
 
 __all__ = ["ReadSplitter"]
 
+_PAGE_BITS = 12  # no TLP crosses a multiple of 4 KiB
+
 
 class ReadSplitter(wiring.Component):
     """Cut segments at multiples of the read size, and keep within the client's quota of tags.
 
-    Read sizes are 128 to 4096 bytes and cuts lie at *addresses* that are multiples of them, so no
-    piece crosses a 4 KiB boundary.
+    A segment that fits into one TLP - its dwords are no more than the read size, and it crosses no
+    4 KiB boundary - stays whole. Others are cut at *addresses* that are multiples of the read size,
+    128 to 4096 bytes: so none of their pieces crosses 4 KiB, and the completions of all but the
+    first begin at a boundary.
 
     **Quota.** A piece leaves only while fewer tags than ``quota`` are in use for this client. As
     the quotas of all clients fit into the tags that exist, a client waits for its own answers
@@ -62,7 +66,7 @@ class ReadSplitter(wiring.Component):
             "released": In(1),
         })
 
-    def elaborate(self, platform: object) -> Module:
+    def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one pipeline
         m = Module()
         sizes = self.sizes
 
@@ -72,7 +76,14 @@ class ReadSplitter(wiring.Component):
         spare_valid = Signal()
         following: Any = Signal(self.shape)
         following_valid = Signal()
+        span = Signal(LENGTH_BITS + 1)    # bytes of its dwords, up to the last byte
+        upto = Signal(LENGTH_BITS + 1)    # bytes up to its last byte, from the start of its page
+        uncut = Signal()                  # of the segment behind
+        whole = Signal(reset_less=True)   # of the segment at hand
         m.d.comb += [
+            span.eq(following.length + following.address[:2]),
+            upto.eq(following.length + following.address[:_PAGE_BITS]),
+            uncut.eq((span <= self.boundary + 1) & (upto <= 1 << _PAGE_BITS)),
             self.requests.ready.eq(~spare_valid),
             following.eq(Mux(spare_valid, spare, self.requests.payload)),
             following_valid.eq(spare_valid | self.requests.valid),
@@ -85,7 +96,7 @@ class ReadSplitter(wiring.Component):
         m.d.comb += [
             low.eq(work.address),
             distance.eq((~low & self.boundary) + 1),
-            final.eq(work.length <= distance),
+            final.eq(whole | (work.length <= distance)),
         ]
 
         first = Signal(init=1)  # the next piece begins a group
@@ -143,7 +154,7 @@ class ReadSplitter(wiring.Component):
         with m.If(swallows & following_valid):
             m.d.sync += [work.length.eq(total), work.last.eq(following.last)]
         with m.Elif(~work_valid | leaves & (final | void)):
-            m.d.sync += [work.eq(following), work_valid.eq(following_valid)]
+            m.d.sync += [work.eq(following), work_valid.eq(following_valid), whole.eq(uncut)]
         with m.Elif(leaves):
             above = len(work.address) - sizes.slot_bits
             upper = Signal(above + sizes.slot_bits)

@@ -141,7 +141,8 @@ class Completer:
         assert length > 4 * (dwords - 1) - skip
         address = header["address"] + skip
         limit = min(self.read_size, MAX_READ)
-        assert address // limit == (address + length - 1) // limit, "over a read boundary"
+        assert 4 * dwords <= limit, "more than may be read at once"
+        assert address >> 12 == (address + length - 1) >> 12, "over a 4 KiB boundary"
         tag = header["tag"]
         assert tag < TAGS
         if tag in self.reads:
@@ -283,8 +284,13 @@ class Group:
 
 
 def pieces_of(segments: list[tuple[int, int]], limit: int) -> int:
-    return sum((address + length - 1) // limit - address // limit + 1
-               for address, length in segments)
+    """One TLP where one will do; else as many as the boundaries make."""
+    def pieces(address: int, length: int) -> int:
+        if address % 4 + length <= limit and address % 4096 + length <= 4096:
+            return 1
+        return (address + length - 1) // limit - address // limit + 1
+
+    return sum(pieces(*segment) for segment in segments)
 
 
 @dataclass
@@ -551,6 +557,26 @@ async def time_out(dut: Any) -> None:
         for number in range(3 * QUOTAS[index]):
             client.ask(0, [(64 * number, 50)])
     await finish(dut, completer, clients)
+
+
+@cocotb.test
+async def cuts(dut: Any) -> None:
+    """A segment is read by one TLP where that may be, and cut at multiples of the size if not."""
+    completer, clients, _rng = start(dut, stalls=False, latency=(5, 30))
+    await reset(dut)
+    limit = min(completer.read_size, MAX_READ)
+    page = 0x7000
+    for address, length, lengths in (
+            (page + limit - 8, 16, [16]),                          # over a multiple, but small
+            (page + 8, limit, [limit]), (page + 1, limit - 1, [limit - 1]),
+            (page + 2, limit - 1, [limit - 2, 1]),                 # one dword too many
+            (page - 8, 16, [8, 8]), (page - limit, limit, [limit]),
+            (page - limit + 4, limit, [limit - 4, 4]),             # over a page
+            (page + 4, 2 * limit, [limit - 4, limit, 4])):
+        completer.tlps.clear()
+        clients[0].ask(0, [(address, length)])
+        await finish(dut, completer, clients)
+        assert [read.length for _, read in completer.tlps] == lengths, (address, length)
 
 
 @cocotb.test
