@@ -29,13 +29,7 @@ class Reason:
     words: str
 
 
-REASONS: tuple[Reason, ...] = (
-    Reason(lambda row: row["direction"] == "duplex" and row["frame_bytes"] == 252,
-           "252 bytes, both ways: the request bus carries a beat in every cycle. With its header a "
-           "frame has 264 bytes, and every second one lies across a multiple of 512, at which "
-           "reads are cut: 1.5 reads a packet, where the limit counts one. And reads and writes "
-           "take turns by TLP, so that sending, which wants fewer beats, has the larger share."),
-)
+REASONS: tuple[Reason, ...] = ()
 """What holds the card, as was found by its counters (``rq_beats`` and others of the engine)."""
 
 
