@@ -22,7 +22,6 @@ from hw.verilog import FORM, describe, to_rtlil, to_verilog, write_if_changed
 from sim import toolchain
 from sim.cache import QUIET, built_once, run_logged, tail
 from sim.card import Design, card_design
-from sim.native.tighten import TIGHTENED, tighten
 
 __all__ = ["NativeBuildError", "card_library", "host_library", "layout_header", "wrapper"]
 
@@ -117,17 +116,14 @@ def _verilated(config: NicConfig, design: Design, *, waves: bool) -> Path:
     make = _MAKE_WAVES if waves else _MAKE
     name = f"card_{config.data_bits}{'-waves' if waves else ''}"
     environment = toolchain.environment()
-    # Waves show the card as others have it.
-    form = (FORM,) if waves else (FORM, TIGHTENED)
-    with built_once("native", name, *form, design.made_of, _VERILATE, make, trace,
+    with built_once("native", name, FORM, design.made_of, _VERILATE, make, trace,
                     wrapper((), "")) as kept:
         folder = kept.folder
         if kept.done:
             return folder
         text = to_rtlil(design.make(), "ringlet")
         ports = describe(text, "ringlet", "", config)["ports"]
-        verilog = to_verilog(text)
-        write_if_changed(folder / "ringlet.v", verilog if waves else tighten(verilog))
+        write_if_changed(folder / "ringlet.v", to_verilog(text))
         write_if_changed(folder / f"{_TOP}.v", wrapper(ports, "ringlet"))
         log = folder / "build.log"
         log.unlink(missing_ok=True)
