@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sim.bench.page import GOOD_ETA
 from sim.bench.points import Point
 
 __all__ = ["cycles_picture", "eta_picture", "latency_picture", "to_png", "to_svg"]
@@ -20,7 +21,6 @@ _DASHES = {"split": "-", "packed": "--"}
 _INK, _SOFT, _GRID = "#0f172a", "#64748b", "#e2e8f0"
 _PATHS = {"doorbell_to_wire": "doorbell to wire", "wire_to_used": "wire to used ring",
           "used_to_interrupt": "used ring to interrupt"}
-_GOOD_ETA = 0.9
 
 
 def _figure(title: str, across: str, up: str) -> tuple[Figure, Axes]:
@@ -66,7 +66,7 @@ def eta_picture(results: Mapping[str, Any]) -> Figure:
                   _DASHES[ring], marker="o", color=_COLOURS[direction],
                   label=f"{_NAMES[direction]}, {ring}")
     axes.axhline(1.0, color=_INK, linewidth=1)
-    axes.axhline(_GOOD_ETA, color=_SOFT, linewidth=1, linestyle=":")
+    axes.axhline(GOOD_ETA, color=_SOFT, linewidth=1, linestyle=":")
     axes.set_ylim(0, 1.08)
     _sizes(axes, results["points"])
     axes.legend(frameon=False, labelcolor=_INK, loc="lower right")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hw.config import NicConfig
-from sim.bench.limits import LINE_OVERHEAD_BYTES
 from sim.bench.points import Point
 
 __all__ = ["Change", "Measured", "compare", "point_row", "read_results"]
@@ -44,12 +43,6 @@ def point_row(point: Point, measured: Measured, config: NicConfig) -> dict[str, 
         "limit_mpps": round(limit.mpps, 4), "limit_by": limit.by,
         "eta": round(mpps / limit.mpps, 4),
     }
-
-
-def line_share(row: Mapping[str, Any], config: Mapping[str, Any]) -> float:
-    """Give the share of the line that a point fills."""
-    bits = (row["frame_bytes"] + LINE_OVERHEAD_BYTES) * 8
-    return float(row["mpps"] * bits / config["link_mbps"])
 
 
 def read_results(path: Path) -> dict[str, Any]:
