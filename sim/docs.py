@@ -101,6 +101,7 @@ def write_performance() -> list[Path]:
 
     results = read_results(RESULTS)
     page, picture = ROOT / "docs" / "performance.md", ROOT / "docs" / "img" / "eta.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(performance_page(results), encoding="utf-8")
     picture.write_bytes(to_png(eta_picture(results)))
     return [page, picture]
