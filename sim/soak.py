@@ -131,6 +131,17 @@ class _Episode:
             if frame.direction == "tx":
                 self.transmit.came(frame.data)
 
+    async def _rest(self) -> None:
+        """Wait until nothing comes any more.
+
+        A buffer is given back before its frame is on the wire, and that may be a slow one.
+        """
+        came = -1
+        while came != self.transmit.out:
+            came = self.transmit.out
+            await self.card.port.sleep(_REST_CYCLES)
+            self._take_frames()
+
     async def _send(self, count: int) -> None:
         batch = self.rng.choice((1, 4, 32))
         for start in range(0, count, 64):
@@ -159,8 +170,7 @@ class _Episode:
         await self._receive(self.rng.randint(0, packets))
         await out
         await self.card.device.drain()
-        await port.sleep(_REST_CYCLES)
-        self._take_frames()
+        await self._rest()
 
     async def reset(self) -> None:
         """Reset the card amid traffic, one way or another, and open it again."""
@@ -178,8 +188,7 @@ class _Episode:
             await card.device.reset_function()
         self.books.resets[kind] += 1
         # What was on its way into the card may still come, and is dropped.
-        await port.sleep(_REST_CYCLES)
-        self._take_frames()
+        await self._rest()
         await card.device.open()
         await port.sleep(_UNDER_WAY_CYCLES)
 
