@@ -20,6 +20,7 @@ from hw.virtio.types import (
     LifecycleRequestLayout,
     QueueCommandLayout,
     QueueLayout,
+    RingModesLayout,
     RunningLayout,
 )
 
@@ -148,6 +149,7 @@ class Lifecycle(wiring.Component):
         """Serve requests: a start at once, a stop by putting it in the queue of stops."""
         request = self.requests.p
         queue = Signal(QUEUE_BITS)
+        modes = Signal(RingModesLayout(), reset_less=True)
         is_stop = Signal()
         m.d.comb += [
             is_stop.eq(request.kind != LifecycleRequest.START),
@@ -156,6 +158,7 @@ class Lifecycle(wiring.Component):
             stops.i.p.reset.eq(request.kind == LifecycleRequest.RESET),
             running.p.queue.eq(queue),
             running.p.running.eq(1),
+            running.p.modes.eq(modes),
             self.receive_go.p.queue.eq(queue),
             self.transmit_go.p.queue.eq(queue),
         ]
@@ -166,7 +169,7 @@ class Lifecycle(wiring.Component):
                     self.requests.ready.eq(Mux(is_stop, stops.i.ready, 1)),
                 ]
                 with m.If(self.requests.valid & ~is_stop):
-                    m.d.sync += queue.eq(request.queue)
+                    m.d.sync += [queue.eq(request.queue), modes.eq(request.modes)]
                     m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += running.valid.eq(1)

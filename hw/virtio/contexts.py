@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth import Cat, Module, Mux, Signal, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In
 
@@ -30,7 +30,7 @@ class QueueContexts(wiring.Component):
     | Latency: a read is answered in the cycle after ``enable``, and held until the next one; a
       value held while its entry is rewritten stays as it was, and a read in the cycle of a write
       gets the old value. Throughput: a read a cycle and port, a write a cycle.
-    | Storage: 232 bits a queue and port (a block memory each, 512 queues of it in four of
+    | Storage: 240 bits a queue and port (a block memory each, 512 queues of it in four of
       36 Kbit).
 
     Parameters
@@ -75,11 +75,12 @@ class QueueContexts(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # Written by bytes. `running` has the last one for itself, so that its writer need not know
-        # the others.
+        # Written by bytes. `running` and `modes` have one each at the end, so that their writer need
+        # not know the others.
         field_bytes = 4 * _DWORDS
+        running_at, modes_at = 8 * field_bytes, 8 * (field_bytes + 1)
         mem: memory.Memory[Any, Any] = memory.Memory(
-            shape=unsigned(8 * (field_bytes + 1)), depth=self.queues, init=[])
+            shape=unsigned(8 * (field_bytes + 2)), depth=self.queues, init=[])
         m.submodules.memory = mem
         port = mem.write_port(granularity=8)
 
@@ -103,14 +104,16 @@ class QueueContexts(wiring.Component):
             port.addr.eq(Mux(sweeping, sweep,
                              Mux(self.running.valid, self.running.p.queue, write.queue))),
             port.data.eq(Cat(Mux(clear, fresh, write.data.replicate(_DWORDS))[:8 * field_bytes],
-                             self.running.p.running & ~sweeping)),
+                             (self.running.p.running & ~sweeping) | Const(0, 8),
+                             self.running.p.modes)),
             field_enable.eq(Mux(
                 clear, ~0, Cat(write.enable & (write.dword == dword).replicate(4)
                                for dword in range(_DWORDS)))),
             port.en.eq(Cat(
                 field_enable & (sweeping | self.write.valid & self.write.ready)
                 .replicate(field_bytes),
-                sweeping | self.running.valid)),
+                sweeping | self.running.valid,
+                self.running.valid & self.running.p.running)),
         ]
 
         for reader in self.ports:
@@ -119,8 +122,9 @@ class QueueContexts(wiring.Component):
             m.d.comb += [
                 read.addr.eq(reader.queue),
                 read.en.eq(reader.enable),
-                config.as_value().eq(read.data),
+                config.as_value().eq(read.data[:running_at]),
+                config.modes.eq(read.data[modes_at:]),
                 reader.config.eq(config),
-                reader.config.running.eq(config.running & ~sweeping),
+                reader.config.running.eq(read.data[running_at] & ~sweeping),
             ]
         return m

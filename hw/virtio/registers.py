@@ -35,6 +35,7 @@ from hw.virtio.types import (
     QueueConfigSignature,
     QueueLayout,
     QueueWriteLayout,
+    RingModesLayout,
 )
 from hw.virtio.watcher import FunctionWatcher
 
@@ -503,6 +504,9 @@ class Registers(wiring.Component):
             start_now.eq(starts.bit_select(start_index, 1)),
             self.requests.p.kind.eq(Mux(stops, stop_kind, LifecycleRequest.START)),
             self.requests.p.queue.eq(Cat(Mux(stops, 0, start_index), function)),
+            *(self.requests.p.modes[mode].eq(state.driver_features[FEATURE_BITS[mode.upper()]])
+              for mode in RingModesLayout().members
+              if self.offered_physical >> FEATURE_BITS[mode.upper()] & 1),
         ]
         with m.If(clears):
             m.d.comb += [

@@ -28,6 +28,7 @@ __all__ = [
     "QueueLayout",
     "QueueWriteLayout",
     "ReadyLayout",
+    "RingModesLayout",
     "RunningLayout",
     "SegmentLayout",
     "TakeLayout",
@@ -49,6 +50,21 @@ class FunctionLayout(data.StructLayout):
         super().__init__({"function": FUNCTION_BITS})
 
 
+class RingModesLayout(data.StructLayout):
+    """What was negotiated that changes how rings are used; fixed when a queue starts.
+
+    ================= ============================================================================
+    field             meaning
+    ================= ============================================================================
+    event_idx         Kicks and interrupts are wanted from an index on, not by a flag
+    notification_data A doorbell of 32 bits tells the available index
+    ================= ============================================================================
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"event_idx": 1, "notification_data": 1})
+
+
 class QueueConfigLayout(data.StructLayout):
     """What the driver wrote about a queue, and whether the engines may serve it.
 
@@ -63,12 +79,14 @@ class QueueConfigLayout(data.StructLayout):
     running  1    DRIVER_OK and enabled, and neither stopped nor faulted. An engine that starts
                   new work for a queue first takes on an obligation (`ObligationLayout`), then
                   looks here, and gives the obligation back where it finds 0.
+    modes         As the queue was started last; they stay while it is being stopped
     ======== ==== ==========================================================================
     """
 
     def __init__(self) -> None:
         super().__init__({
             "desc": 64, "driver": 64, "device": 64, "size": 16, "vector": 16, "running": 1,
+            "modes": RingModesLayout(),
         })
 
 
@@ -104,10 +122,10 @@ class QueueWriteLayout(data.StructLayout):
 
 
 class RunningLayout(data.StructLayout):
-    """From now on ``queue`` may be served, or not."""
+    """From now on ``queue`` may be served, in these modes, or not (they do not matter then)."""
 
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "running": 1})
+        super().__init__({"queue": QUEUE_BITS, "running": 1, "modes": RingModesLayout()})
 
 
 class ReadyLayout(data.StructLayout):
@@ -177,14 +195,17 @@ class LifecycleRequest(enum.Enum, shape=2):
 
 
 class LifecycleRequestLayout(data.StructLayout):
-    """Start ``queue``, or stop all queues of its function (``queue`` is then its first one).
+    """Start ``queue`` in ``modes``, or stop all queues of its function (``queue`` is then its first
+    one).
 
     One stream for both, so that a start never comes after the stop that it came before. A stop
     is answered by a report, and until then no other one is asked for the same function.
     """
 
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "kind": LifecycleRequest})
+        super().__init__({
+            "queue": QUEUE_BITS, "kind": LifecycleRequest, "modes": RingModesLayout(),
+        })
 
 
 class LifecycleReport(enum.Enum, shape=1):

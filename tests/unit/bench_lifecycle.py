@@ -30,6 +30,11 @@ ENGINES = os.environ["RINGLET_ENGINES"].split(",")
 PARITIES = {"receive": {0}, "transmit": {1}, "both": {0, 1}}
 
 
+def modes(queue: int) -> dict[str, int]:
+    """Give those in which a queue is started, always."""
+    return {"event_idx": queue & 1, "notification_data": queue >> 1 & 1}
+
+
 class Engine:
     """Begins work on queues that run, hands some of it to others, and ends it some time later.
 
@@ -68,7 +73,15 @@ class Engine:
         self.enable.value = 0
         await self.bench.edge
         await self.bench.edge
-        return bool(self.fields.unpack(int(self.config.value))["running"])
+        config: Any = self.fields.unpack(int(self.config.value))
+        if config["running"]:
+            assert config["modes"] == modes(queue)
+        return bool(config["running"])
+
+    def modes(self) -> Any:
+        """Give those of the queue that was looked at last."""
+        found: Any = self.fields.unpack(int(self.config.value))
+        return found["modes"]
 
     async def run(self) -> None:
         """Work on anything, all the time."""
@@ -135,7 +148,8 @@ class Bench:
         else:
             assert queue // STRIDE not in self.stopping
             self.stopping.add(queue // STRIDE)
-        self.requests.send({"kind": kind, "queue": queue})
+        self.requests.send({"kind": kind, "queue": queue, "modes": modes(queue)
+                            if kind == LifecycleRequest.START else {}})
 
     def _reported(self, report: dict[str, int]) -> None:
         function = report["function"]
@@ -185,6 +199,7 @@ async def start_and_stop(dut: Any, stalls: bool) -> None:
         for queue in range(FUNCTIONS * STRIDE):
             for engine in bench.engines:
                 assert await engine.look(queue) == (queue >= (function + 1) * STRIDE)
+                assert engine.modes() == modes(queue)  # work that ends goes by them
         for engine in bench.engines:
             want = [(q, function % 2) for q in range(function * STRIDE, (function + 1) * STRIDE)
                     if q % 2 in engine.serves]
