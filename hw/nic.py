@@ -32,7 +32,7 @@ from hw.virtio.prefetch import Prefetch
 from hw.virtio.receive import Receive
 from hw.virtio.registers import Registers
 from hw.virtio.transmit import Transmit
-from hw.virtio.types import FaultLayout, QueueLayout
+from hw.virtio.types import DoorbellLayout, FaultLayout
 from hw.virtio.used_ring import UsedRing
 from hw.wire.admission import Admission
 from hw.wire.egress import Egress
@@ -276,9 +276,9 @@ class SmartNic(wiring.Component):
             link(told, event)
         merge("faults", FaultLayout(), [receive_prefetch.faults, transmit_prefetch.faults,
                                         transmit.faults, notification.faults], lifecycle.faults)
-        merge("receive_doorbells", QueueLayout(),
+        merge("receive_doorbells", DoorbellLayout(),
               [registers.receive_doorbells, lifecycle.receive_go], receive_prefetch.doorbells)
-        merge("transmit_doorbells", QueueLayout(),
+        merge("transmit_doorbells", DoorbellLayout(),
               [registers.transmit_doorbells, lifecycle.transmit_go], transmit_prefetch.doorbells)
 
         # --- Transmit. ----------------------------------------------------------------------------

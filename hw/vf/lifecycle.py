@@ -12,6 +12,7 @@ from hw.stream.connect import connect_streams
 from hw.stream.queue import StreamQueue
 from hw.stream.types import FUNCTION_BITS, QUEUE_BITS
 from hw.virtio.types import (
+    DoorbellLayout,
     FaultLayout,
     FaultRecordLayout,
     LifecycleReport,
@@ -84,7 +85,7 @@ class Lifecycle(wiring.Component):
     reports : Out(stream.Signature(LifecycleReportLayout()))
     running : Out(stream.Signature(RunningLayout()))
         To `QueueContexts`, directly: what is taken there is what the engines see.
-    receive_go, transmit_go : Out(stream.Signature(QueueLayout()))
+    receive_go, transmit_go : Out(stream.Signature(DoorbellLayout()))
         A queue that runs from now on: to be looked at once, without a kick. To work lists.
     query : Out(stream.Signature(QueueLayout()))
     idle : In(stream.Signature(1))
@@ -120,8 +121,8 @@ class Lifecycle(wiring.Component):
             "requests": In(stream.Signature(LifecycleRequestLayout())),
             "reports": Out(stream.Signature(LifecycleReportLayout())),
             "running": Out(stream.Signature(RunningLayout())),
-            "receive_go": Out(stream.Signature(QueueLayout())),
-            "transmit_go": Out(stream.Signature(QueueLayout())),
+            "receive_go": Out(stream.Signature(DoorbellLayout())),
+            "transmit_go": Out(stream.Signature(DoorbellLayout())),
             "query": Out(stream.Signature(QueueLayout())),
             "idle": In(stream.Signature(1)),
             "commands": Out(stream.Signature(QueueCommandLayout())).array(len(engines)),

@@ -1,12 +1,13 @@
-"""Available rings: when to look at the index, which entries to read, when to ask for no kicks."""
+"""Available rings: when to look at the index, which entries to read, which kicks to ask for."""
 
 from typing import Any
 
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, enum, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, flipped
 
 from hw.pcie.types import ReadRequestLayout
+from hw.stream.connect import connect_streams
 from hw.stream.memory import ForwardingMemory
 from hw.stream.worklist import WorkList
 from hw.virtio.prefetch_types import (
@@ -22,12 +23,13 @@ from hw.virtio.prefetch_types import (
     lap_of,
     read_fault,
 )
+from hw.virtio.told_positions import ToldPositions
 from hw.virtio.types import (
+    DoorbellLayout,
     FaultReason,
     ObligationLayout,
     QueueCommandLayout,
     QueueConfigSignature,
-    QueueLayout,
 )
 
 __all__ = ["AvailableRing"]
@@ -55,7 +57,7 @@ class _Action(enum.Enum, shape=3):
     RING = 1     # read ring entries
     LOOK = 2     # read the index
     HUSH = 3     # write NO_NOTIFY
-    LISTEN = 4   # clear it
+    LISTEN = 4   # clear it, or write avail_event
     FAULT = 5
 
 
@@ -72,13 +74,15 @@ class _RingState(data.StructLayout):
     again  1    Something came after it had left: look once more
     fence  1    The next read of the index leaves after all accepted writes
     hush   1    NO_NOTIFY is to be written
+    hush   1    NO_NOTIFY is to be written (EVENT_IDX: avail_event)
     quiet  1    NO_NOTIFY is written, or on its way: the card looks by itself
+    armed  1    EVENT_IDX: avail_event names the next entry, or is on its way
     ====== ==== =================================================================
     """
 
     def __init__(self) -> None:
         super().__init__({"known": 16, "fetch": 16, "look": 1, "flight": 1, "again": 1,
-                          "fence": 1, "hush": 1, "quiet": 1})
+                          "fence": 1, "hush": 1, "quiet": 1, "armed": 1})
 
 
 class AvailableRing(wiring.Component):
@@ -92,16 +96,23 @@ class AvailableRing(wiring.Component):
     look shows `_BUSY_ENTRIES` or more new entries, the card writes NO_NOTIFY and from then on
     looks by itself as long as that brings new entries. When it does not, NO_NOTIFY is cleared,
     and after that write stands in the order of writes a *fenced* look follows: the driver either
-    sees the flag clear and kicks, or its index was written before that look. (With EVENT_IDX the
-    same two places, HUSH and LISTEN, would write avail_event instead.)
+    sees the flag clear and kicks, or its index was written before that look.
+
+    *EVENT_IDX.* The driver kicks for the entry that avail_event names. Any new entry disarms it, so
+    there is nothing to write for silence: the card looks by itself as long as that brings new
+    entries, if the first look found many; else it arms again at once, with the fenced look behind.
+
+    *NOTIFICATION_DATA.* A position that is told, and lies ahead by no more than the ring has room
+    for, is taken as what a look found. Any other makes a plain kick, and so does one that comes
+    while a look is on its way.
 
     *Rooms.* An answer must never wait for another one. So an index is read only when there is
     room for its answer (`answers_max`), and likewise ring entries (`bursts_max`).
 
-    | Latency: 10 cycles from a doorbell to the read of the index, 4 from its answer to the read
-      of entries.
+    | Latency: 10 cycles from a doorbell to the read of the index (11 to that of entries, where the
+      position was told), 4 from its answer to the read of entries.
     | Throughput: an event every 5 cycles (8 for a kick or visit), each up to 32 entries.
-    | Storage: 38 bits a member and two lists.
+    | Storage: 56 bits a member and two lists.
 
     Parameters
     ----------
@@ -116,8 +127,8 @@ class AvailableRing(wiring.Component):
 
     Members
     -------
-    doorbells : In(stream.Signature(QueueLayout()))
-        Kicks, and "look once" when a queue begins to run. Ready every second cycle at least.
+    doorbells : In(stream.Signature(DoorbellLayout()))
+        Kicks, and "look once" when a queue begins to run. Ready every fourth cycle at least.
     config : Out(QueueConfigSignature())
     position, faulted : Out(LookupSignature)
         The next chain to be taken of a member; whether it is held because of a fault.
@@ -165,7 +176,7 @@ class AvailableRing(wiring.Component):
         self._context = PrefetchContextLayout(sizes)
         member = range(sizes.members)
         super().__init__({
-            "doorbells": In(stream.Signature(QueueLayout())),
+            "doorbells": In(stream.Signature(DoorbellLayout())),
             "config": Out(QueueConfigSignature()),
             "position": Out(LookupSignature(member, 16)),
             "faulted": Out(LookupSignature(member, 1)),
@@ -188,11 +199,10 @@ class AvailableRing(wiring.Component):
         m.submodules.kicks = kicks = WorkList(sizes.members)
         m.submodules.visits = visits = WorkList(sizes.members)
         m.submodules.states = states = ForwardingMemory(_RingState(), sizes.members)
-        m.d.comb += [
-            kicks.add.payload.eq(self.doorbells.p.queue >> 1),
-            kicks.add.valid.eq(self.doorbells.valid),
-            self.doorbells.ready.eq(kicks.add.ready),
-        ]
+        m.submodules.positions = positions = ToldPositions(
+            sizes, first_position=self.first_position)
+        connect_streams(m, flipped(self.doorbells), positions.doorbells)
+        connect_streams(m, positions.kicks, kicks.add)
 
         event = Signal(_Event, reset_less=True)
         member = Signal(range(sizes.members), reset_less=True)
@@ -206,6 +216,7 @@ class AvailableRing(wiring.Component):
         position: Any = self.position
         faulted: Any = self.faulted
         ring: Any = config.config
+        told: Any = positions.told
         state: Any = states.read_data
         after: Any = Signal(_RingState())  # what the state becomes
         looks_up = Signal()
@@ -216,6 +227,8 @@ class AvailableRing(wiring.Component):
             states.write_data.eq(after),
             position.address.eq(member),
             faulted.address.eq(member),
+            told.address.eq(member),
+            told.enable.eq(looks_up),
             config.enable.eq(looks_up),
             states.read_enable.eq(looks_up),
             position.enable.eq(looks_up),
@@ -227,6 +240,8 @@ class AvailableRing(wiring.Component):
         pending = Signal(16, reset_less=True)  # entries known and not read
         delta = Signal(16, reset_less=True)    # new ones
         used = Signal(16, reset_less=True)     # known before, and not taken by the consumer
+        room_left = Signal(16, reset_less=True)  # entries that the driver can have added since
+        positioned = Signal(reset_less=True)     # KICK: the driver told its index, and it can count
         run = Signal(range(BURST_MAX + 1), reset_less=True)  # entries up to the ring's end
         behind = Signal(16)                    # of those, without the first
         order = Signal(4, reset_less=True)
@@ -243,11 +258,12 @@ class AvailableRing(wiring.Component):
         ]
         self._decide(m, event, chosen, after, requeue, state=state, alive=alive,
                      pending=pending, delta=delta, used=used, size=ring.size, count=count,
-                     answer=answer, silent=silent)
+                     answer=answer, silent=silent, by_event=ring.modes.event_idx)
 
         # ISSUE
         read: Any = Signal(ReadRequestLayout(sizes.lanes, self._context.size), reset_less=True)
         context: Any = data.View(self._context, read.context)
+        flag_address = Signal(64, reset_less=True)
         requeues = Signal()  # the member is to be put on the list of visits
         issues = Signal()    # the action is to be done
         issued = Signal()
@@ -255,7 +271,9 @@ class AvailableRing(wiring.Component):
             self.reads.payload.eq(read),
             visits.add.payload.eq(member),
             self.flags.p.member.eq(member),
-            self.flags.p.address.eq(ring.device),
+            self.flags.p.address.eq(flag_address),
+            self.flags.p.value.eq(
+                Mux(ring.modes.event_idx, state.known, action == _Action.HUSH)),
             self.flags.p.silent.eq(action == _Action.HUSH),
             self.faults.p.member.eq(member),
             self.faults.p.address.eq(ring.driver),
@@ -331,15 +349,29 @@ class AvailableRing(wiring.Component):
                 m.d.sync += [
                     alive.eq(ring.running & ~faulted.data),
                     pending.eq(known - state.fetch),
-                    delta.eq(answer.index - state.known),
+                    delta.eq(Mux(event == _Event.KICK, told.data.position, answer.index)
+                             - state.known),
                     used.eq(state.known - position.data),
+                    room_left.eq(ring.size - (state.known - position.data)),
+                    positioned.eq(ring.modes.notification_data & told.data.positioned
+                                  & ~state.flight),
                     run.eq(Mux(behind >= BURST_MAX, BURST_MAX, behind[:5] + 1)),
                     order.eq(_log2(ring.size)),
                 ]
                 with m.If(event == _Event.STOP):
                     m.next = "FORGET"
+                with m.Elif(event == _Event.KICK):
+                    m.next = "POSITION"
                 with m.Else():
                     m.next = "DECIDE"
+            with m.State("POSITION"):
+                # What was told counts as an answer, if it can be true.
+                with m.If(positioned & (delta != 0) & (delta <= room_left)):
+                    m.d.sync += [
+                        event.eq(_Event.INDEX), answer.index.eq(told.data.position),
+                        answer.error.eq(0), pending.eq(told.data.position - state.fetch),
+                    ]
+                m.next = "DECIDE"
             with m.State("DECIDE"):
                 m.d.comb += states.write_enable.eq(1)
                 m.d.sync += [
@@ -358,6 +390,9 @@ class AvailableRing(wiring.Component):
                     context.index.eq(index),
                     context.lap.eq(lap_of(state.fetch, order)),
                     context.count.eq(count),
+                    # The size is a power of two: nothing is carried.
+                    flag_address.eq(ring.device + Mux(
+                        ring.modes.event_idx, _RING_OFFSET | Cat(Const(0, 3), ring.size), 0)),
                 ]
                 with m.If(chosen == _Action.LOOK):
                     m.d.sync += [
@@ -398,7 +433,12 @@ class AvailableRing(wiring.Component):
                     after.quiet.eq(state.quiet & ~forget),
                     states.write_enable.eq(1),
                 ]
-                m.next = "STOPPED"
+                m.d.comb += [
+                    positions.forget.valid.eq(forget),
+                    positions.forget.payload.eq(member),
+                ]
+                with m.If(~forget | positions.forget.ready):
+                    m.next = "STOPPED"
             with m.State("STOPPED"):
                 # What the memory holds out is the new state already.
                 m.d.comb += self.stopped.valid.eq(1)
@@ -408,8 +448,9 @@ class AvailableRing(wiring.Component):
 
     def _decide(self, m: Module, event: Any, chosen: Any, after: Any, requeue: Signal, *,
                 state: Any, alive: Signal, pending: Signal, delta: Signal, used: Signal,
-                size: Value, count: Signal, answer: Any, silent: Signal) -> None:
+                size: Value, count: Signal, answer: Any, silent: Signal, by_event: Value) -> None:
         """Choose what is done about the event, and what the state becomes."""
+        quiet = Signal()  # the driver does not kick
         new = Signal()
         many = Signal()
         bad = Signal()
@@ -421,6 +462,7 @@ class AvailableRing(wiring.Component):
             total.eq(used + delta),
             # More available than the ring has entries: also when the index went backwards.
             bad.eq((total > size) | (Value.cast(answer.error) != 0)),
+            quiet.eq(Mux(by_event, ~state.armed, state.quiet)),
             after.eq(state),
             chosen.eq(_Action.RELEASE),
         ]
@@ -436,7 +478,10 @@ class AvailableRing(wiring.Component):
                     with m.If(pending != 0):
                         m.d.comb += [chosen.eq(_Action.RING), after.fetch.eq(state.fetch + count)]
                     with m.Elif(state.hush):
-                        m.d.comb += [chosen.eq(_Action.HUSH), after.hush.eq(0), after.quiet.eq(1)]
+                        m.d.comb += [
+                            chosen.eq(Mux(by_event, _Action.LISTEN, _Action.HUSH)),
+                            after.hush.eq(0), after.quiet.eq(~by_event), after.armed.eq(by_event),
+                        ]
                     with m.Elif(look & ~state.flight):
                         m.d.comb += [chosen.eq(_Action.LOOK), after.look.eq(0),
                                      after.flight.eq(1), after.fence.eq(0)]
@@ -445,17 +490,22 @@ class AvailableRing(wiring.Component):
                 with m.If(alive & bad):
                     m.d.comb += chosen.eq(_Action.FAULT)
                 with m.Elif(alive):
-                    # While NO_NOTIFY stands, each look that found something is followed by another.
+                    # While the driver does not kick, each look that found something is followed by
+                    # another.
                     m.d.comb += [
-                        look.eq(state.look | state.again | (new & (state.quiet | many))),
+                        look.eq(state.look | state.again | (new & (quiet | many))),
                         after.known.eq(answer.index),
                         after.look.eq(look),
-                        after.hush.eq(new & ~state.quiet & (state.hush | many)),
+                        after.armed.eq(state.armed & ~new),
+                        after.hush.eq(Mux(by_event,
+                                          Mux(new, state.armed & ~many, state.hush),
+                                          new & ~quiet & (state.hush | many))),
                     ]
                     with m.If(pending != 0):
                         m.d.comb += [chosen.eq(_Action.RING), after.fetch.eq(state.fetch + count)]
-                    with m.Elif(state.quiet & ~look):
-                        m.d.comb += [chosen.eq(_Action.LISTEN), after.quiet.eq(0)]
+                    with m.Elif(quiet & ~look):
+                        m.d.comb += [chosen.eq(_Action.LISTEN), after.quiet.eq(0),
+                                     after.hush.eq(0), after.armed.eq(by_event)]
             with m.Case(_Event.FLAG):
                 # What the driver added before it could see the flag clear came without a kick.
                 with m.If(~silent):

@@ -75,8 +75,8 @@ class QueueContexts(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # Written by bytes. `running` and `modes` have one each at the end, so that their writer need
-        # not know the others.
+        # Written by bytes. `running` and `modes` have one each at the end, so that their writer
+        # need not know the others.
         field_bytes = 4 * _DWORDS
         running_at, modes_at = 8 * field_bytes, 8 * (field_bytes + 1)
         mem: memory.Memory[Any, Any] = memory.Memory(

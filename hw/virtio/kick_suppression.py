@@ -1,4 +1,4 @@
-"""Writes of the used ring's flags: the driver is asked for no kicks, or for kicks again."""
+"""Writes of the used ring's flags or avail_event: which kicks the driver is asked for."""
 
 from amaranth import Module, Signal
 from amaranth.lib import stream, wiring
@@ -17,7 +17,7 @@ _DEPTH = 8
 
 
 class KickSuppression(wiring.Component):
-    """Write NO_NOTIFY or zero to the used ring's flags, and tell when the write is in order.
+    """Write the used ring's flags or avail_event, and tell when the write is in order.
 
     | Latency: 2 cycles from ``flags`` to the write. Throughput: one write at a time.
     | Storage: 8 writes that wait.
@@ -75,7 +75,7 @@ class KickSuppression(wiring.Component):
             self.segments.p.length.eq(_FLAG_BYTES),
             self.segments.p.last.eq(1),
             self.data.valid.eq(waiting.o.valid & ~data_sent),
-            self.data.p.data.eq(first.silent),
+            self.data.p.data.eq(first.value),
             self.data.p.empty.eq(sizes.lanes - _FLAG_BYTES),
             self.data.p.last.eq(1),
             # A write may stand in the order of writes before its data have been taken.

@@ -33,11 +33,11 @@ from hw.virtio.prefetch_types import (
 from hw.virtio.queue_faults import QueueFaults
 from hw.virtio.types import (
     ChainLayout,
+    DoorbellLayout,
     FaultLayout,
     ObligationLayout,
     QueueCommandLayout,
     QueueConfigSignature,
-    QueueLayout,
     ReadyLayout,
     SegmentLayout,
     TakeLayout,
@@ -108,7 +108,7 @@ class Prefetch(wiring.Component):
 
     Members
     -------
-    doorbells : In(stream.Signature(QueueLayout()))
+    doorbells : In(stream.Signature(DoorbellLayout()))
         Kicks, and "look once" when a queue begins to run. Never stalls for more than a cycle.
     config_ring, config_table, config_take : Out(QueueConfigSignature())
         Three read ports on the queue contexts.
@@ -167,7 +167,7 @@ class Prefetch(wiring.Component):
         self.context = PrefetchContextLayout(self.sizes)
         self.context_bits = self.context.size
         super().__init__({
-            "doorbells": In(stream.Signature(QueueLayout())),
+            "doorbells": In(stream.Signature(DoorbellLayout())),
             "config_ring": Out(QueueConfigSignature()),
             "config_table": Out(QueueConfigSignature()),
             "config_take": Out(QueueConfigSignature()),

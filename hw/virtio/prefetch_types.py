@@ -211,10 +211,13 @@ class CompletionLayout(data.StructLayout):
 
 
 class NotifyFlagLayout(data.StructLayout):
-    """Write the used ring's flags of a member: NO_NOTIFY or 0."""
+    """Write ``value`` to a member's used ring: its flags, or avail_event. ``silent``: it asks for
+    no kicks."""
 
     def __init__(self, sizes: PrefetchSizes) -> None:
-        super().__init__({"member": sizes.member_bits, "address": 64, "silent": 1})
+        super().__init__({
+            "member": sizes.member_bits, "address": 64, "value": 16, "silent": 1,
+        })
 
 
 class DiscardLayout(data.StructLayout):

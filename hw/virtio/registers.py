@@ -27,13 +27,13 @@ from hw.virtio.function_state import FunctionStateLayout
 from hw.virtio.isr import InterruptStatus
 from hw.virtio.layouts import FEATURE_BITS, NO_VECTOR, Status
 from hw.virtio.types import (
+    DoorbellLayout,
     FunctionLayout,
     LifecycleReport,
     LifecycleReportLayout,
     LifecycleRequest,
     LifecycleRequestLayout,
     QueueConfigSignature,
-    QueueLayout,
     QueueWriteLayout,
     RingModesLayout,
 )
@@ -114,7 +114,7 @@ class Registers(wiring.Component):
         Accesses to BAR 2, of functions that exist.
     answers : Out(stream.Signature(MmioAnswer()))
         One for each read, in order.
-    receive_doorbells, transmit_doorbells : Out(stream.Signature(QueueLayout()))
+    receive_doorbells, transmit_doorbells : Out(stream.Signature(DoorbellLayout()))
     bad_doorbells : Out(stream.Signature(FunctionLayout()))
         As of `Doorbells`.
     config : Out(QueueConfigSignature())
@@ -177,8 +177,8 @@ class Registers(wiring.Component):
         super().__init__({
             "mmio": In(stream.Signature(MmioRequest())),
             "answers": Out(stream.Signature(MmioAnswer())),
-            "receive_doorbells": Out(stream.Signature(QueueLayout())),
-            "transmit_doorbells": Out(stream.Signature(QueueLayout())),
+            "receive_doorbells": Out(stream.Signature(DoorbellLayout())),
+            "transmit_doorbells": Out(stream.Signature(DoorbellLayout())),
             "bad_doorbells": Out(stream.Signature(FunctionLayout())),
             "config": Out(QueueConfigSignature()),
             "writes": Out(stream.Signature(QueueWriteLayout())),

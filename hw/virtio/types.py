@@ -13,6 +13,7 @@ from hw.stream.types import FUNCTION_BITS, LENGTH_BITS, QUEUE_BITS
 __all__ = [
     "ChainLayout",
     "ChainStatus",
+    "DoorbellLayout",
     "FaultLayout",
     "FaultReason",
     "FaultRecordLayout",
@@ -37,10 +38,21 @@ __all__ = [
 
 
 class QueueLayout(data.StructLayout):
-    """A queue, named: a doorbell, or "there is something for this queue"."""
+    """A queue, named: "there is something for this queue"."""
 
     def __init__(self) -> None:
         super().__init__({"queue": QUEUE_BITS})
+
+
+class DoorbellLayout(data.StructLayout):
+    """A queue is to be looked at: the driver kicked, or the queue has just begun to run.
+
+    ``position``, where it is ``positioned``: the available index that a driver with
+    NOTIFICATION_DATA told; without that feature it means nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "position": 16, "positioned": 1})
 
 
 class FunctionLayout(data.StructLayout):

@@ -10,6 +10,7 @@ import cocotb
 from cocotb.triggers import RisingEdge
 
 from hw.virtio.types import (
+    DoorbellLayout,
     FaultLayout,
     FaultReason,
     FaultRecordLayout,
@@ -20,7 +21,6 @@ from hw.virtio.types import (
     ObligationLayout,
     QueueCommandLayout,
     QueueConfigLayout,
-    QueueLayout,
 )
 from tb.stream import Fields, StreamSink, StreamSource, always, cycles, pace, reset
 
@@ -112,8 +112,8 @@ class Bench:
         self.requests = StreamSource(dut, "requests", LifecycleRequestLayout(), pace(stalls, 1))
         self.reports = StreamSink(dut, "reports", LifecycleReportLayout(), pace(stalls, 2),
                                   tell=self._reported)
-        self.receive_go = StreamSink(dut, "receive_go", QueueLayout(), pace(stalls, 3))
-        self.transmit_go = StreamSink(dut, "transmit_go", QueueLayout(), pace(stalls, 4))
+        self.receive_go = StreamSink(dut, "receive_go", DoorbellLayout(), pace(stalls, 3))
+        self.transmit_go = StreamSink(dut, "transmit_go", DoorbellLayout(), pace(stalls, 4))
         self.faults = StreamSource(dut, "faults", FaultLayout(), pace(stalls, 5))
         self.log = StreamSink(dut, "log", FaultRecordLayout(), pace(stalls, 6))
         self.told: list[tuple[str, int]] = []

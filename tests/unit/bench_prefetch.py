@@ -23,9 +23,16 @@ MAX_BYTES = 9100
 FIRST_POSITION = int(os.environ.get("RINGLET_FIRST_POSITION", "0"))
 
 
-def world(dut: Any, stalls: bool = False, seed: int = 0, **options: Any) -> World:
+MODES: tuple[tuple[str, ...], ...] = ((), ("event_idx", "data"), ("event_idx",), ("data",))
+
+
+def world(dut: Any, stalls: bool = False, seed: int = 0, *,
+          modes: tuple[tuple[str, ...], ...] | None = None, **options: Any) -> World:
+    """Make a world; its queues are of all modes, unless ``modes`` says of which."""
+    turn = seed % len(MODES)
     return World(dut, lanes=LANES, context_bits=CONTEXT_BITS, stalls=stalls,
-                 first_position=FIRST_POSITION, seed=seed + cocotb.RANDOM_SEED, **options)
+                 first_position=FIRST_POSITION, seed=seed + cocotb.RANDOM_SEED,
+                 modes=modes or MODES[turn:] + MODES[:turn], **options)
 
 
 def number(index: int) -> int:
@@ -69,7 +76,7 @@ async def feed(w: World, queue: Queue, chains: int, seed: int, *, longest: int =
 @cocotb.parametrize(stalls=[False, True])
 async def all_chains_come_in_order(dut: Any, stalls: bool) -> None:
     """Random chains on every queue, several laps: everything comes once, nothing is left over."""
-    w = world(dut, stalls, latency=(10, 200 + 100 * stalls))
+    w = world(dut, stalls, 2 * stalls, latency=(10, 200 + 100 * stalls))
     queues = await w.begin({number(0): 16, number(1): 32, number(2): SIZE_MAX})
     tasks = [cocotb.start_soon(feed(w, queue, 60, seed=queue.number + 40 * stalls))
              for queue in queues]
@@ -251,7 +258,7 @@ async def each_fault_stops_its_queue_alone(dut: Any) -> None:
 @cocotb.parametrize(kind=[0, 1, 2, 3])
 async def failed_reads(dut: Any, kind: int) -> None:
     """A read that fails is a fault with its reason: index, ring entry, descriptor or next."""
-    w = world(dut, True, 11 + kind)
+    w = world(dut, True, 11 + kind, modes=((), ("event_idx", "data")))  # the first reads all kinds
     victim, other = await w.begin({number(0): 16, number(1): 16})
     error = kind % 3 + 1
 
@@ -281,53 +288,109 @@ async def failed_reads(dut: Any, kind: int) -> None:
 
 
 @cocotb.test
-async def no_kick_is_lost(dut: Any) -> None:
-    """An entry that comes at any moment of a suppression is seen, kicked or not."""
-    w = world(dut, False, 13, latency=(6, 6), write_latency=(3, 3), hold=(0, 0))
+@cocotb.parametrize(mode=[0, 1])
+async def no_kick_is_lost(dut: Any, mode: int) -> None:
+    """An entry that comes at any moment of a silence is seen, kicked or not."""
+    w = world(dut, False, 13, modes=(MODES[mode],), latency=(6, 6), write_latency=(3, 3),
+              hold=(0, 0))
     queue, = await w.begin({number(1): 32})
     silences = 0
     for landing in (0, 30):  # sooner and later than the card looks again
         w.fixed_landing = landing
-        for offset in range(110):
-            for _ in range(8):  # enough to be asked for silence
+        for burst in (8, 3) if queue.event_idx else (8,):  # enough to be asked for silence, or not
+            for offset in range(110 if burst == 8 else 60):
+                for _ in range(burst):
+                    queue.add([60], w.rng)
+                w.kick(queue)
+                await cycles(dut, offset)
                 queue.add([60], w.rng)
-            w.kick(queue)
-            await cycles(dut, offset)
-            queue.add([60], w.rng)
-            queue.publish()
-            await cycles(dut, offset % 3)  # the driver looks at the flag somewhat later
-            if not queue.silent:
-                queue.kicks += 1
-                w.doorbells.send({"queue": queue.number})
-            else:
-                silences += 1
-            await w.until(lambda: not queue.posted, 600, why=f"entry at {offset}, {landing}")
-            await w.until(lambda: w.drained() and not queue.silent, 600, why="the end of silence")
+                queue.publish()
+                await cycles(dut, offset % 3)  # the driver looks somewhat later
+                if queue.wants_kick():
+                    w.ring(queue, queue.index)
+                else:
+                    silences += 1
+                await w.until(lambda: not queue.posted, 600, why=f"entry at {offset}, {landing}")
+                await w.until(lambda: w.drained() and not queue.silent, 600, why="end of silence")
     assert silences > 20  # the race was run
     await w.settle()
 
 
+def looks_of(w: World) -> int:
+    """How often the index was read."""
+    return sum(read["length"] == 2 and read["context"] & 3 == 0 for read in w.reads)
+
+
 @cocotb.test
-async def light_traffic_writes_no_flags(dut: Any) -> None:
-    """A few entries a kick cost one look each, and no write; many at once ask for silence."""
-    w = world(dut, False, 15, latency=(20, 20), hold=(0, 0))
+@cocotb.parametrize(mode=range(len(MODES)))
+async def light_traffic(dut: Any, mode: int) -> None:
+    """A few entries a kick cost one look each, and no write; many at once ask for silence.
+
+    With EVENT_IDX each kick costs a write and a look behind it; with NOTIFICATION_DATA no look.
+    """
+    w = world(dut, False, 15, modes=(MODES[mode],), latency=(20, 20), hold=(0, 0))
     queue, = await w.begin({number(0): 64 if SIZE_MAX >= 64 else 16})
+    await w.until(lambda: w.drained() and not queue.silent)
+    await cycles(dut, 100)
+    before, writes = looks_of(w), w.flag_writes
     for _ in range(10):
         for _ in range(7):
             queue.add([60], w.rng)
         w.kick(queue)
-        await w.until(w.drained)
-    assert w.flag_writes == 0
-    looks = sum(read["length"] == 2 and read["context"] & 3 == 0 for read in w.reads)
-    assert looks == 10
+        await w.until(lambda: w.drained() and not queue.silent)
+        await cycles(dut, 60)
+    assert queue.kicks == 10
+    assert w.flag_writes - writes == 10 * queue.event_idx
+    assert looks_of(w) - before == 10 * (queue.event_idx + (not queue.notification_data))
+    writes = w.flag_writes
     for _ in range(8):
         queue.add([60], w.rng)
     w.kick(queue)
     await w.until(lambda: queue.silent)
     await w.until(lambda: not queue.silent)
     await w.settle()
-    assert w.flag_writes == 2
+    assert w.flag_writes - writes == 1 + (not queue.event_idx)
     assert w.reads[-1]["fenced"]
+
+
+@cocotb.test
+async def positions_that_tell_nothing(dut: Any) -> None:
+    """Positions too late, repeated, or beyond the ring do no harm: the index itself counts."""
+    w = world(dut, False, 17, modes=(("data",),), latency=(20, 40), hold=(0, 0))
+    queue, other = await w.begin({number(0): 16, number(1): 16})
+    for turn in range(40):
+        count = w.rng.randint(1, 7)
+        for _ in range(count):
+            queue.add([60], w.rng)
+        queue.publish()
+        told = [queue.index, queue.index - w.rng.randint(1, count + 3),
+                queue.index + w.rng.choice([0, 17, 0x4000, 0x8000, 0xC000])]
+        if turn % 3:
+            w.rng.shuffle(told)
+        if turn % 4 == 3:
+            told = told[:1] * 2
+        for position in told:
+            # A driver that tells more than it has made available harms itself alone.
+            harms = 0 < (position - queue.index) & 0xFFFF <= queue.size
+            w.ring(queue, queue.index if harms else position)
+            await cycles(dut, w.rng.choice([0, 0, 3, 30]))
+        if turn % 8 == 0:
+            other.add([60], w.rng)
+            w.kick(other)
+        await w.until(w.drained, 1000, why=f"turn {turn}")
+    await w.settle()
+    assert not w.faults
+    # After a reset they count from 0 again, and are worth a look no more.
+    await w.stop(queue, reset=True)
+    queue.restart()
+    w.start(queue)
+    await cycles(dut, 100)
+    before = looks_of(w)
+    for _ in range(5):
+        queue.add([60], w.rng)
+        w.kick(queue, always=True)
+        await w.settle()
+    assert looks_of(w) == before
 
 
 @cocotb.test
@@ -403,7 +466,7 @@ async def a_take_in_vain(dut: Any) -> None:
 @cocotb.test(skip=SIZE_MAX < 1024)
 async def rate(dut: Any) -> None:
     """One queue of 60-byte frames, reads of 250 cycles: at most 2.5 cycles a chain."""
-    w = world(dut, False, 25, latency=(250, 250), write_latency=(20, 20), hold=(0, 0))
+    w = world(dut, False, 25, modes=((),), latency=(250, 250), write_latency=(20, 20), hold=(0, 0))
     queue, = await w.begin({number(0): 1024})
     chains = 4000
     posted = 0
@@ -429,19 +492,22 @@ async def rate(dut: Any) -> None:
 @cocotb.test(skip=SIZE_MAX < 1024)
 async def latency(dut: Any) -> None:
     """From a doorbell to the answer to a take, with reads of no latency worth the name."""
-    w = world(dut, False, 27, latency=(100, 100), hold=(0, 0))
-    queue, = await w.begin({number(0): 1024})
+    w = world(dut, False, 27, modes=((), ("data",)), latency=(100, 100), hold=(0, 0))
+    queues = await w.begin({number(0): 1024, number(1): 1024})
     await cycles(dut, 20)
-    queue.add([60], w.rng)
-    start = w.now
-    w.kick(queue)
-    await w.until(lambda: len(w.reads) == 1)
-    first = w.now - start
-    await w.until(lambda: bool(w.ready_at[queue.number]))
-    ready = w.ready_at[queue.number][0] - start
-    await w.until(lambda: len(w.delivered) == 1)
-    dut._log.info(f"doorbell to index read {first}, to announcement {ready}, of which reads 300; "
-                  f"to the segment {w.now - start}")
-    assert first <= 14
-    assert ready <= 300 + 50
-    await w.settle()
+    for reads, queue in zip((3, 2), queues, strict=True):  # with a position, not the index
+        before, came = len(w.reads), len(w.delivered)
+        queue.add([60], w.rng)
+        start = w.now
+        w.kick(queue)
+        await w.until(lambda since=before: len(w.reads) > since)  # type: ignore[misc]
+        first = w.now - start
+        await w.until(lambda number=queue.number: bool(w.ready_at[number]))  # type: ignore[misc]
+        ready = w.ready_at[queue.number][0] - start
+        await w.until(lambda since=came: len(w.delivered) > since)  # type: ignore[misc]
+        dut._log.info(f"doorbell to first read {first}, to announcement {ready}, of which reads "
+                      f"{100 * reads}; to the segment {w.now - start}")
+        assert first <= 15
+        assert ready <= 100 * reads + 50
+        assert len(w.reads) - before == reads
+        await w.settle()

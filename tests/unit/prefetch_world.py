@@ -17,11 +17,11 @@ from hw.stream.types import BeatLayout
 from hw.virtio.types import (
     ChainLayout,
     ChainStatus,
+    DoorbellLayout,
     FaultLayout,
     ObligationLayout,
     QueueCommandLayout,
     QueueConfigLayout,
-    QueueLayout,
     ReadyLayout,
     SegmentLayout,
     TakeLayout,
@@ -63,6 +63,9 @@ class Queue:
     first_position: int = 0
     running: bool = True
     kicks: int = 0
+    event_idx: bool = False
+    notification_data: bool = False
+    decided: int = 0  # the index at the last decision about a kick
 
     def __post_init__(self) -> None:
         self.restart()
@@ -79,13 +82,18 @@ class Queue:
     def device(self) -> int:
         return self.base + 20 * self.size + 64
 
+    @property
+    def avail_event(self) -> int:
+        return self.device + 4 + 8 * self.size
+
     def restart(self) -> None:
         """Begin again with empty rings."""
         self.free = list(range(self.size))
         self.index = self.first_position
+        self.decided = self.index
         self.posted.clear()
         self.taken.clear()
-        self.memory[self.base:self.device + 8] = bytes(self.device + 8 - self.base)
+        self.memory[self.base:self.avail_event + 2] = bytes(self.avail_event + 2 - self.base)
         self.publish()
 
     def write(self, address: int, value: int, length: int) -> None:
@@ -109,10 +117,22 @@ class Queue:
 
     @property
     def silent(self) -> bool:
-        """The card wants no kicks."""
+        """The card wants no kick for the next entry."""
         flags = self.read(self.device, 2)
+        if self.event_idx:
+            assert flags == 0
+            return self.read(self.avail_event, 2) != self.index
         assert flags in (0, NO_NOTIFY)
         return flags == NO_NOTIFY
+
+    def wants_kick(self) -> bool:
+        """Decide about a kick for what was published since the last decision."""
+        entries = range(self.decided, self.decided + ((self.index - self.decided) & 0xFFFF))
+        self.decided = self.index
+        if self.event_idx:
+            event = self.read(self.avail_event, 2)
+            return any(entry & 0xFFFF == event for entry in entries)
+        return not self.silent
 
     def add(self, lengths: list[int], rng: random.Random, numbers: list[int] | None = None,
             pick: int = -1) -> Chain:
@@ -185,11 +205,14 @@ class _Read:
 class World:
     """All ports of the component but its clock."""
 
-    def __init__(self, dut: Any, *, lanes: int, context_bits: int, stalls: bool, seed: int,
+    def __init__(self, dut: Any, *, lanes: int,  # noqa: PLR0915  # one list of ports
+                 context_bits: int, stalls: bool, seed: int,
                  first_position: int = 0,
                  latency: tuple[int, int] = (10, 60), reads_max: int = 1000,
-                 write_latency: tuple[int, int] = (0, 30), hold: tuple[int, int] = (0, 40)) -> None:
+                 write_latency: tuple[int, int] = (0, 30), hold: tuple[int, int] = (0, 40),
+                 modes: tuple[tuple[str, ...], ...] = ((),)) -> None:
         self.dut = dut
+        self.modes = modes  # of the queues, in turn
         self.lanes = lanes
         self.first_position = first_position
         self.rng = random.Random(seed)
@@ -217,7 +240,7 @@ class World:
         def go(number: int) -> Iterator[bool]:
             return pace(stalls, seed * 100 + number)
 
-        self.doorbells = StreamSource(dut, "doorbells", QueueLayout(), go(1))
+        self.doorbells = StreamSource(dut, "doorbells", DoorbellLayout(), go(1))
         self.commands = StreamSource(dut, "commands", QueueCommandLayout(), go(2))
         self.takes = StreamSource(dut, "takes", TakeLayout(), go(3))
         self._answers = PacketSource(dut, "read_answers", ReadAnswerLayout(lanes, context_bits),
@@ -264,7 +287,9 @@ class World:
     def queue(self, number: int, size: int) -> Queue:
         """Make a queue, and let it run."""
         queue = Queue(number, size, PAGE * (1 + len(self.queues)), self.memory,
-                      first_position=self.first_position)
+                      first_position=self.first_position,
+                      event_idx="event_idx" in self.modes[number // 2 % len(self.modes)],
+                      notification_data="data" in self.modes[number // 2 % len(self.modes)])
         self.queues[number] = queue
         return queue
 
@@ -280,14 +305,24 @@ class World:
             self.commands.send({"queue": queue.number, "reset": 1})
         await self.commands.drain()
         self.command_at_hand = False
+        for queue in queues:
+            if queue.event_idx:
+                self.start(queue)
         return queues
 
     def kick(self, queue: Queue, always: bool = False) -> None:
         """Publish what was added, and kick if the card wants it."""
         queue.publish()
-        if always or not queue.silent:
-            queue.kicks += 1
-            self.doorbells.send({"queue": queue.number})
+        if queue.wants_kick() or always:
+            self.ring(queue, queue.index)
+
+    def ring(self, queue: Queue, position: int) -> None:
+        """Ring the doorbell; without NOTIFICATION_DATA the position is any, and means nothing."""
+        queue.kicks += 1
+        if not queue.notification_data:
+            position = self.rng.randrange(1 << 16)
+        self.doorbells.send({"queue": queue.number, "position": position & 0xFFFF,
+                             "positioned": int(queue.notification_data or self.rng.random() < 0.5)})
 
     async def until(self, what: Callable[[], bool], limit: int = 8_000, why: str = "") -> int:
         """Wait for something; give the cycles that took."""
@@ -378,9 +413,11 @@ class World:
         self.dut.flag_accepted.value = int(accepts)
         while self._landing and self._landing[0][0] <= self.now:
             _at, segment, content = self._landing.popleft()
-            queue = next(q for q in self.queues.values() if q.device == segment["address"])
+            at = segment["address"]
+            queue = next(q for q in self.queues.values()
+                         if at == (q.avail_event if q.event_idx else q.device))
             assert segment["function"] == queue.number >> 1
-            self.memory[queue.device:queue.device + 2] = content
+            self.memory[at:at + 2] = content
             self._landed += 1
 
     def _serve_reads(self) -> None:
@@ -409,7 +446,9 @@ class World:
                     assert self._counted[queue.number] > 0, f"{name}: looked without an obligation"
                 config.value = self._config.pack({
                     "desc": queue.desc, "driver": queue.driver, "device": queue.device,
-                    "size": queue.size, "vector": 0xFFFF, "running": int(queue.running)})
+                    "size": queue.size, "vector": 0xFFFF, "running": int(queue.running),
+                    "modes": {"event_idx": queue.event_idx,
+                              "notification_data": queue.notification_data}})
 
     async def _run(self) -> None:
         edge = RisingEdge(self.dut.clk)

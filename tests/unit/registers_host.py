@@ -11,13 +11,13 @@ from cocotb.triggers import RisingEdge
 
 from hw.pcie.types import InterruptLayout, MmioAnswer, MmioRequest
 from hw.virtio.types import (
+    DoorbellLayout,
     FunctionLayout,
     LifecycleReport,
     LifecycleReportLayout,
     LifecycleRequest,
     LifecycleRequestLayout,
     QueueConfigLayout,
-    QueueLayout,
     RunningLayout,
 )
 from tb.stream import Fields, StreamSink, StreamSource, always, cycles, pace, reset
@@ -75,8 +75,8 @@ class Host:
         self.interrupts = StreamSink(dut, "interrupts", InterruptLayout(), pace(stalls, 7))
         self.queue_interrupts = StreamSource(dut, "queue_interrupts", FunctionLayout(),
                                              pace(stalls, 8))
-        self.receive = StreamSink(dut, "receive_doorbells", QueueLayout(), pace(stalls, 9))
-        self.transmit = StreamSink(dut, "transmit_doorbells", QueueLayout(), pace(stalls, 10))
+        self.receive = StreamSink(dut, "receive_doorbells", DoorbellLayout(), pace(stalls, 9))
+        self.transmit = StreamSink(dut, "transmit_doorbells", DoorbellLayout(), pace(stalls, 10))
         self.bad = StreamSink(dut, "bad_doorbells", FunctionLayout(), pace(stalls, 11))
         self.running: set[int] = set()
         self.stopping: dict[int, LifecycleRequest] = {}  # functions with a stop under way
