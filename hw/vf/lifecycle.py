@@ -35,10 +35,10 @@ _FAULT, _START, _STOP = range(3)
 
 
 class _StopLayout(data.StructLayout):
-    """Stop a function."""
+    """Stop a queue, or, if not ``single``, the function whose first one it is."""
 
     def __init__(self) -> None:
-        super().__init__({"function": FUNCTION_BITS, "reset": 1})
+        super().__init__({"queue": QUEUE_BITS, "single": 1, "reset": 1})
 
 
 class Lifecycle(wiring.Component):
@@ -47,8 +47,8 @@ class Lifecycle(wiring.Component):
     ::
 
         requests ──┬─ START ─► running = 1 ─► go
-                   └─ STOP ──► queue of stops ─► running = 0, all queues of the function ─► for
-                                each queue: until idle ─► commands to the engines ─► reports
+                   └─ STOP ──► queue of stops ─► running = 0, all queues of the function, or one
+                                ─► for each: until idle ─► commands to the engines ─► reports
         faults ──► running = 0 ─► log, reports
 
     Three processes, none of which waits for another: a start or a fault is served while a stop
@@ -81,7 +81,8 @@ class Lifecycle(wiring.Component):
     Members
     -------
     requests : In(stream.Signature(LifecycleRequestLayout()))
-        Taken in bounded time, whether or not reports are. One stop of a function at a time.
+        Taken in bounded time, whether or not reports are. One stop of a function, or of a queue of
+        it, at a time.
     reports : Out(stream.Signature(LifecycleReportLayout()))
     running : Out(stream.Signature(RunningLayout()))
         To `QueueContexts`, directly: what is taken there is what the engines see.
@@ -155,8 +156,9 @@ class Lifecycle(wiring.Component):
         m.d.comb += [
             is_stop.eq(request.kind != LifecycleRequest.START),
             # One stop of a function at a time: there is always room.
-            stops.i.p.function.eq(request.queue >> (self.stride - 1).bit_length()),
-            stops.i.p.reset.eq(request.kind == LifecycleRequest.RESET),
+            stops.i.p.queue.eq(request.queue),
+            stops.i.p.single.eq(request.kind == LifecycleRequest.RESET_QUEUE),
+            stops.i.p.reset.eq(request.kind != LifecycleRequest.STOP),
             running.p.queue.eq(queue),
             running.p.running.eq(1),
             running.p.modes.eq(modes),
@@ -226,18 +228,19 @@ class Lifecycle(wiring.Component):
     def _stop(self, m: Module, stops: StreamQueue,  # noqa: PLR0915  # one sequence
               running: stream.Interface, written: Value,
               report: stream.Interface, *, fault_busy: Signal) -> None:
-        """Stop functions, one after another."""
+        """Stop functions or single queues, one after another."""
         stop: Any = Signal(_StopLayout(), reset_less=True)
-        index = Signal((self.stride - 1).bit_length())
+        index_bits = (self.stride - 1).bit_length()
+        index = Signal(index_bits)
         queue = Signal(QUEUE_BITS)
         waiting = Signal(len(self.engines))  # for those engines' ready
         by_parity = [Cat(_DIRECTIONS[engine][parity] for engine in self.engines)
                      for parity in range(2)]
         m.d.comb += [
-            queue.eq(Cat(index, stop.function)),
+            queue.eq(Cat(index, stop.queue[index_bits:])),
             running.p.queue.eq(queue),
             self.query.p.queue.eq(queue),
-            report.p.function.eq(stop.function),
+            report.p.function.eq(stop.queue[index_bits:]),
             report.p.kind.eq(LifecycleReport.STOPPED),
         ]
         for number, command in enumerate(self.commands):
@@ -250,11 +253,11 @@ class Lifecycle(wiring.Component):
                 m.d.sync += waiting[number].eq(0)
         last = Signal()
         reporting = Signal()  # once offered it is not taken back
-        m.d.comb += last.eq(index == self.stride - 1)
+        m.d.comb += last.eq(stop.single | (index == self.stride - 1))
         with m.FSM(name="stop"):
             with m.State("IDLE"):
                 m.d.comb += stops.o.ready.eq(1)
-                m.d.sync += [stop.eq(stops.o.payload), index.eq(0)]
+                m.d.sync += [stop.eq(stops.o.payload), index.eq(stops.o.p.queue)]
                 with m.If(stops.o.valid):
                     m.next = "CLOSE"
             with m.State("CLOSE"):
@@ -263,7 +266,7 @@ class Lifecycle(wiring.Component):
                     m.next = "WRITTEN"
             with m.State("WRITTEN"):
                 with m.If(written):
-                    m.d.sync += index.eq(index + 1)  # the last one is followed by the first
+                    m.d.sync += index.eq(index + ~stop.single)  # after the last one the first
                     m.next = "CLOSE"
                     with m.If(last):
                         m.next = "ASK"

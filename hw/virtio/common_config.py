@@ -136,6 +136,7 @@ class CommonConfig(wiring.Component):
         queue = Signal(QUEUE_BITS, reset_less=True)
         exists = Signal(reset_less=True)
         enabled = Signal(reset_less=True)       # the selected queue is
+        resetting = Signal(reset_less=True)     # the same
         offered_word = Signal(32, reset_less=True)
         driver_word = Signal(32, reset_less=True)
         window = Signal(FEATURE_WINDOWS, reset_less=True)  # selected by the driver; one-hot or none
@@ -152,6 +153,7 @@ class CommonConfig(wiring.Component):
             queue.eq(Cat(index, self.function)),
             exists.eq(state.queue_select < self.stride),
             enabled.eq(state.enabled.bit_select(index, 1)),
+            resetting.eq(state.resetting.bit_select(index, 1)),
             offered_word.eq(word_of(offered, state.device_feature_select)),
             driver_word.eq(word_of(state.driver_features, state.driver_feature_select)),
             window.eq(Cat(state.driver_feature_select == n for n in range(FEATURE_WINDOWS))),
@@ -178,8 +180,8 @@ class CommonConfig(wiring.Component):
             vector_next.eq(possible(_bytes(self.enable[2:], self.data[16:], config.vector))),
         ]
 
-        self._read(m, exists=exists, enabled=enabled, offered_word=offered_word,
-                   driver_word=driver_word)
+        self._read(m, exists=exists, enabled=enabled, resetting=resetting,
+                   offered_word=offered_word, driver_word=driver_word)
 
         # Last: what the write does.
         after = self.after
@@ -233,7 +235,8 @@ class CommonConfig(wiring.Component):
                     m.d.comb += [
                         after.status.eq(state.status | (written & kept.value)
                                         | (features_ok << 3) | (driver_ok << 2)),
-                        self.starts.eq(Mux(driver_ok & ~state.status[2], state.enabled, 0)),
+                        self.starts.eq(Mux(driver_ok & ~state.status[2],
+                                           state.enabled & ~state.resetting, 0)),
                     ]
             with m.If(writes("queue_size") & exists):
                 # The size counts as a whole: a byte of it may be no power of two.
@@ -249,6 +252,9 @@ class CommonConfig(wiring.Component):
                     after.enabled.bit_select(index, 1).eq(1),
                     self.starts.eq(Mux(state.status[2], 1 << index, 0)),
                 ]
+            with m.If(writes("queue_reset") & self.enable[2] & self.data[16] & exists & enabled
+                      & state.driver_features[FEATURE_BITS["RING_RESET"]]):
+                m.d.comb += after.resetting.bit_select(index, 1).eq(1)
             with m.If(selected[_FIRST_ADDRESS:_LAST_ADDRESS + 1].any() & exists & ~enabled):
                 m.d.comb += [
                     self.write.dword.eq(self.dword - _FIRST_ADDRESS),
@@ -256,8 +262,8 @@ class CommonConfig(wiring.Component):
                 ]
         return m
 
-    def _read(self, m: Module, *, exists: Signal, enabled: Signal, offered_word: Signal,
-              driver_word: Signal) -> None:
+    def _read(self, m: Module, *, exists: Signal, enabled: Signal, resetting: Signal,
+              offered_word: Signal, driver_word: Signal) -> None:
         state, config = self.state, self.config
         space = Signal(8 * COMMON_CONFIG.size)
 
@@ -283,5 +289,6 @@ class CommonConfig(wiring.Component):
             show("queue_desc", config.desc)
             show("queue_driver", config.driver)
             show("queue_device", config.device)
+            show("queue_reset", resetting)
         words = Array(space.word_select(n, 32) for n in range(_DWORDS))
         m.d.comb += self.found.eq(words[self.dword])

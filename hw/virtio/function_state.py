@@ -31,6 +31,9 @@ class FunctionStateLayout(data.StructLayout):
     want_flr              1    Its end is to be told as that of a function-level reset
     stop_busy             1    The lifecycle has been asked for a stop and has not reported it
     stop_reset            1    That stop is one with reset
+    stop_single           1    That stop is one of a single queue, with reset
+    stop_index            k    That queue
+    resetting             n    queue_reset, one bit a queue
     due                   1    A configuration interrupt is to be sent
     listed                1    The function stands in the queue of those with one
     ===================== ==== =============================================================
@@ -43,7 +46,8 @@ class FunctionStateLayout(data.StructLayout):
             "driver_features": 32 * FEATURE_WINDOWS,
             "config_vector": 16, "queue_select": 16, "status": 8, "generation": 8,
             "enabled": stride, "link": 1, "asleep": 1, "quiet": 1, "want_reset": 1, "want_flr": 1,
-            "stop_busy": 1, "stop_reset": 1, "due": 1, "listed": 1,
+            "stop_busy": 1, "stop_reset": 1, "stop_single": 1,
+            "stop_index": (stride - 1).bit_length(), "resetting": stride, "due": 1, "listed": 1,
         })
 
     def fresh(self) -> data.Const:

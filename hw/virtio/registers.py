@@ -283,6 +283,8 @@ class Registers(wiring.Component):
         lists = Signal()                   # the function joins the list of interrupts
         ends_flr = Signal()
         clear_index = Signal((self.stride - 1).bit_length())
+        clear_last = Signal.like(clear_index, init=self.stride - 1)
+        next_reset = Signal.like(clear_index)  # the first queue that is to be reset
         start_index = Signal.like(clear_index)
         start_now = Signal()
         idle = Signal()                    # nothing of it is left
@@ -407,8 +409,15 @@ class Registers(wiring.Component):
                                 m.d.sync += state.status.eq(state.status | _NEEDS_RESET)
                                 self._notify(m, state, raises)
                         with m.Else():
-                            m.d.sync += state.stop_busy.eq(0)
-                            with m.If(state.stop_reset):
+                            m.d.sync += [state.stop_busy.eq(0), state.stop_single.eq(0)]
+                            with m.If(state.stop_single):
+                                m.d.sync += [
+                                    state.enabled.bit_select(state.stop_index, 1).eq(0),
+                                    state.resetting.bit_select(state.stop_index, 1).eq(0),
+                                    clears.eq(1), clear_index.eq(state.stop_index),
+                                    clear_last.eq(state.stop_index),
+                                ]
+                            with m.Elif(state.stop_reset):
                                 self._reset(m, state)
                                 m.d.sync += [
                                     clears.eq(1), ends_flr.eq(state.want_flr),
@@ -447,6 +456,12 @@ class Registers(wiring.Component):
                             stops.eq(1), stop_kind.eq(LifecycleRequest.STOP),
                             state.stop_busy.eq(1), state.stop_reset.eq(0), state.quiet.eq(1),
                         ]
+                    with m.Elif(state.resetting.any()):
+                        m.d.sync += [
+                            stops.eq(1), stop_kind.eq(LifecycleRequest.RESET_QUEUE),
+                            state.stop_busy.eq(1), state.stop_reset.eq(0),
+                            state.stop_single.eq(1), state.stop_index.eq(next_reset),
+                        ]
                     with m.Elif(~state.asleep & state.quiet):
                         m.d.sync += state.quiet.eq(0)
                         with m.If(state.status & Status.DRIVER_OK.value != 0):
@@ -470,7 +485,7 @@ class Registers(wiring.Component):
                     self.flr_done.valid.eq(ends_flr & ~clears),
                     self.requests.valid.eq(stops | start_now),
                 ]
-                with m.If(clears):
+                with m.If(clears & (clear_last == self.stride - 1) & (clear_index == 0)):
                     m.d.comb += isr.take.eq(1)
                 with m.If(self.answers.ready):
                     m.d.sync += answers.eq(0)
@@ -478,7 +493,7 @@ class Registers(wiring.Component):
                     m.d.sync += queue_writes.eq(0)
                     with m.If(clears):
                         m.d.sync += clear_index.eq(clear_index + 1)
-                        with m.If(clear_index == self.stride - 1):
+                        with m.If(clear_index == clear_last):
                             m.d.sync += clears.eq(0)
                 with m.If(isr.config.ready):
                     m.d.sync += raises.eq(0)
@@ -492,9 +507,13 @@ class Registers(wiring.Component):
                     m.d.sync += [starts.bit_select(start_index, 1).eq(0),
                                  start_index.eq(start_index + 1)]
                 with m.If(idle):
-                    m.d.sync += start_index.eq(0)
+                    m.d.sync += [start_index.eq(0), clear_index.eq(0),
+                                 clear_last.eq(self.stride - 1)]
                     m.next = "IDLE"
 
+        for n in reversed(range(self.stride)):
+            with m.If(state.resetting[n]):
+                m.d.comb += next_reset.eq(n)
         m.d.comb += [
             self.answers.p.data.eq(answer),
             self.writes.payload.eq(queue_write),
@@ -503,7 +522,9 @@ class Registers(wiring.Component):
             self.flr_done.payload.eq(function),
             start_now.eq(starts.bit_select(start_index, 1)),
             self.requests.p.kind.eq(Mux(stops, stop_kind, LifecycleRequest.START)),
-            self.requests.p.queue.eq(Cat(Mux(stops, 0, start_index), function)),
+            self.requests.p.queue.eq(Cat(
+                Mux(stops, Mux(stop_kind == LifecycleRequest.RESET_QUEUE, state.stop_index, 0),
+                    start_index), function)),
             *(self.requests.p.modes[mode].eq(state.driver_features[FEATURE_BITS[mode.upper()]])
               for mode in RingModesLayout().members
               if self.offered_physical >> FEATURE_BITS[mode.upper()] & 1),
@@ -530,6 +551,7 @@ class Registers(wiring.Component):
             state.queue_select.eq(0),
             state.status.eq(0),
             state.enabled.eq(0),
+            state.resetting.eq(0),
             state.want_reset.eq(0),
             state.want_flr.eq(0),
             state.due.eq(0),

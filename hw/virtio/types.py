@@ -204,11 +204,12 @@ class LifecycleRequest(enum.Enum, shape=2):
     START = 0  # serve this queue
     STOP = 1   # stop all queues of the function, and keep their positions
     RESET = 2  # stop all queues of the function, and forget their positions
+    RESET_QUEUE = 3  # the same for one queue
 
 
 class LifecycleRequestLayout(data.StructLayout):
-    """Start ``queue`` in ``modes``, or stop all queues of its function (``queue`` is then its first
-    one).
+    """Start ``queue`` in ``modes``, or reset it, or stop all queues of its function (``queue`` is
+    then its first one).
 
     One stream for both, so that a start never comes after the stop that it came before. A stop
     is answered by a report, and until then no other one is asked for the same function.

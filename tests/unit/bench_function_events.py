@@ -18,6 +18,8 @@ from tests.unit.registers_host import (
     NEEDS_RESET,
     NEGOTIATING,
     OFFERED,
+    RING_RESET,
+    SIZE_MAX,
     STRIDE,
     VECTORS,
     VERSION_1,
@@ -65,6 +67,107 @@ async def driver_ok_starts_queues(dut: Any, stalls: bool) -> None:
         assert base + late in host.running
         assert (await host.config_of(base + late))["running"] == 1
     assert not [kind for kind, _ in host.asked if kind != "START"]
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True])
+async def one_queue_is_reset(dut: Any, stalls: bool) -> None:
+    """Queue_reset reads 1 until that queue has stopped; then it is new, and the others as ever."""
+    host = Host(dut, stalls=stalls)
+    await host.start()
+    for function in range(FUNCTIONS):
+        base = function * STRIDE
+        for turn in range(3):
+            if turn == 0:
+                await host.bring_up(function, [0, 1])
+            victim, other = turn % 2, 1 - turn % 2
+            for index in (0, 1):
+                host.set(function, "queue_select", index)
+                host.set(function, "queue_msix_vector", 1)
+            host.asked.clear()
+            host.hold_stops = True
+            host.set(function, "queue_select", victim)
+            host.set(function, "queue_reset", 0)  # does nothing
+            assert await host.get(function, "queue_reset") == 0
+            host.set(function, "queue_reset", 1)
+            host.set(function, "queue_reset", 1)
+            for _ in range(3):
+                assert await host.get(function, "queue_reset") == 1
+                assert await host.get(function, "queue_enable") == 1
+            host.set(function, "queue_size", 8)  # not while it is enabled
+            host.set(function, "queue_select", other)
+            assert await host.get(function, "queue_reset") == 0
+            assert host.asked == [("RESET_QUEUE", base + victim)]
+            host.report_stopped(function)
+            await host.settle()
+            assert await host.get(function, "queue_enable") == 1
+            assert await host.get(function, "queue_msix_vector") == 1
+            assert base + other in host.running
+            host.set(function, "queue_select", victim)
+            assert await host.get(function, "queue_reset") == 0
+            assert await host.get(function, "queue_enable") == 0
+            assert await host.get(function, "queue_size") == SIZE_MAX
+            assert await host.get(function, "queue_msix_vector") == 0xFFFF
+            host.set(function, "queue_reset", 1)  # of one that is not enabled: done already
+            assert await host.get(function, "queue_reset") == 0
+            host.set(function, "queue_size", 4)
+            host.set(function, "queue_enable", 1)
+            await host.settle()
+            assert host.asked == [("RESET_QUEUE", base + victim), ("START", base + victim)]
+            assert (await host.config_of(base + victim))["size"] == 4
+            host.hold_stops = False
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True])
+async def queue_resets_amid_others(dut: Any, stalls: bool) -> None:
+    """Of several queues, before DRIVER_OK, without the feature, amid a reset of the function."""
+    host = Host(dut, stalls=stalls)
+    await host.start()
+    for function in range(FUNCTIONS):
+        base = function * STRIDE
+        # Two at once are done one after another.
+        await host.bring_up(function, [0, 1])
+        host.asked.clear()
+        for index in (1, 0):
+            host.set(function, "queue_select", index)
+            host.set(function, "queue_reset", 1)
+        await host.settle(400)
+        assert sorted(host.asked) == [("RESET_QUEUE", base), ("RESET_QUEUE", base + 1)]
+        for index in (0, 1):
+            host.set(function, "queue_select", index)
+            assert await host.get(function, "queue_enable") == 0
+        await host.reset(function)
+        # One that was enabled and has not been started is not started while it is being reset.
+        await host.negotiate(function, OFFERED[function])
+        for index in (0, 1):
+            host.set(function, "queue_select", index)
+            host.set(function, "queue_enable", 1)
+        host.hold_stops = True
+        host.asked.clear()
+        host.set(function, "queue_reset", 1)
+        await host.settle()
+        host.set(function, "device_status", DRIVER_OK)
+        await host.settle()
+        assert host.asked == [("RESET_QUEUE", base + 1), ("START", base)]
+        # A reset of the function waits for it, and then is one of everything.
+        host.set(function, "device_status", 0)
+        await host.settle()
+        assert len(host.asked) == 2
+        host.hold_stops = False
+        host.report_stopped(function)
+        await host.settle(400)
+        assert host.asked[2:] == [("RESET", base)]
+        await check_fresh(host, function)
+        # Without the feature there is no such register.
+        await host.negotiate(function, OFFERED[function] & ~RING_RESET)
+        host.set(function, "queue_select", 0)
+        host.set(function, "queue_enable", 1)
+        host.set(function, "queue_reset", 1)
+        await host.settle()
+        assert await host.get(function, "queue_reset") == 0
+        assert len(host.asked) == 3
+        await host.reset(function)
 
 
 @cocotb.test
@@ -383,7 +486,7 @@ async def _reset_now(host: Host, function: int) -> None:
 
 def _something(host: Host, rng: random.Random, function: int, asleep: int) -> int:
     """Let something happen to ``function``; give which functions sleep then."""
-    match rng.randrange(9):
+    match rng.randrange(11):
         case 0:
             host.set(function, "device_status", 0)
         case 1:
@@ -395,8 +498,12 @@ def _something(host: Host, rng: random.Random, function: int, asleep: int) -> in
             host.fault(function)
         case 5:
             host.dut.link_up.value = rng.randrange(2)
+        case 6 | 7:
+            for _ in range(rng.randint(1, 2)):
+                host.set(function, "queue_select", rng.randrange(STRIDE))
+                host.set(function, "queue_reset", 1)
         case _:
-            host.accept(function, VERSION_1)
+            host.accept(function, VERSION_1 | RING_RESET)
             for index in range(STRIDE):
                 if rng.randrange(2):
                     host.set(function, "queue_select", index)
@@ -413,7 +520,7 @@ async def anything_at_any_time(dut: Any, seed: int) -> None:
     await host.start()
     rng = random.Random(100 * cocotb.RANDOM_SEED + seed)
     asleep = 0
-    for _ in range(100):
+    for _ in range(130):
         asleep = _something(host, rng, rng.randrange(FUNCTIONS), asleep)
         if rng.randrange(3):
             await cycles(dut, rng.randrange(120))

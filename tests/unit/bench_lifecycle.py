@@ -118,6 +118,7 @@ class Bench:
         self.log = StreamSink(dut, "log", FaultRecordLayout(), pace(stalls, 6))
         self.told: list[tuple[str, int]] = []
         self.stopping: set[int] = set()
+        self.single: dict[int, int | None] = {}  # by function: its stop is one of this queue
         self.engines = [Engine(self, number) for number in range(len(ENGINES))]
 
     async def start(self) -> None:
@@ -146,6 +147,7 @@ class Bench:
         if kind == LifecycleRequest.START:
             self.may_run[queue] = True
         else:
+            self.single[queue // STRIDE] = queue if kind == LifecycleRequest.RESET_QUEUE else None
             assert queue // STRIDE not in self.stopping
             self.stopping.add(queue // STRIDE)
         self.requests.send({"kind": kind, "queue": queue, "modes": modes(queue)
@@ -158,8 +160,9 @@ class Bench:
         if kind == LifecycleReport.STOPPED:
             self.stopping.remove(function)
             for queue in range(function * STRIDE, (function + 1) * STRIDE):
-                assert not self.in_flight[queue], "stopped with work in flight"
-                self.may_run[queue] = False
+                if self.single[function] in (None, queue):
+                    assert not self.in_flight[queue], "stopped with work in flight"
+                    self.may_run[queue] = False
 
     async def stopped(self, function: int, clocks: int = 4000) -> None:
         for _ in range(clocks):
@@ -206,6 +209,40 @@ async def start_and_stop(dut: Any, stalls: bool) -> None:
             assert engine.commands_taken == want
             engine.commands_taken.clear()
     assert bench.told == [("STOPPED", function) for function in range(FUNCTIONS)]
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True])
+async def one_queue_is_stopped(dut: Any, stalls: bool) -> None:
+    """A reset of a queue waits for its work alone, and tells those engines that serve it."""
+    bench = Bench(dut, stalls=stalls)
+    await bench.start()
+    for queue in range(FUNCTIONS * STRIDE):
+        bench.request(LifecycleRequest.START, queue)
+    await bench.requests.drain()
+    await cycles(dut, 60)
+    for queue in range(FUNCTIONS * STRIDE):
+        function = queue // STRIDE
+        busy = function * STRIDE + (queue + 1) % STRIDE  # may go on
+        for number in (queue, busy):
+            bench.engines[0].events.send({"queue": number, "delta": 1})
+            bench.in_flight[number] = 1
+        await bench.engines[0].events.drain()
+        bench.request(LifecycleRequest.RESET_QUEUE, queue)
+        await cycles(dut, 300)
+        assert function in bench.stopping
+        for engine in bench.engines:
+            assert await engine.look(queue) is False
+            assert await engine.look(busy) == bench.may_run[busy]
+        bench.in_flight[queue] = 0
+        bench.engines[-1].events.send({"queue": queue, "delta": (1 << 9) - 1})
+        await bench.stopped(function)
+        bench.in_flight[busy] = 0
+        bench.engines[-1].events.send({"queue": busy, "delta": (1 << 9) - 1})
+        await bench.engines[-1].events.drain()
+        for engine in bench.engines:
+            assert engine.commands_taken == [(queue, 1)] * (queue % 2 in engine.serves)
+            engine.commands_taken.clear()
 
 
 @cocotb.test
@@ -299,8 +336,12 @@ async def work_all_the_time(dut: Any, seed: int) -> None:
                 bench.request(LifecycleRequest.START, queue)
                 started[function] += 1
         elif function not in bench.stopping:
-            bench.request(rng.choice([LifecycleRequest.STOP, LifecycleRequest.RESET]),
-                          function * STRIDE)
+            if rng.randrange(3):
+                bench.request(rng.choice([LifecycleRequest.STOP, LifecycleRequest.RESET]),
+                              function * STRIDE)
+            else:
+                bench.request(LifecycleRequest.RESET_QUEUE,
+                              function * STRIDE + rng.randrange(STRIDE))
         if rng.randrange(3) == 0:
             bench.faults.send({"queue": rng.randrange(FUNCTIONS * STRIDE), "reason": 2,
                                "address": 0})

@@ -33,7 +33,7 @@ MTU = int(os.environ["RINGLET_MTU"])
 MBPS = int(os.environ["RINGLET_MBPS"])
 
 NONE = 0xFFFF
-VERSION_1 = 1 << 32
+VERSION_1, RING_RESET = 1 << 32, 1 << 40
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, FAILED = 1, 2, 4, 8, 64, 128
 NEGOTIATING = ACKNOWLEDGE | DRIVER
 
@@ -82,6 +82,7 @@ class Host:
         self.stopping: dict[int, LifecycleRequest] = {}  # functions with a stop under way
         self.flrs: set[int] = set()
         self.hold_stops = False
+        self.single: dict[int, int] = {}  # functions of which one queue alone is being stopped
         self.asked: list[tuple[str, int]] = []  # requests, in order
         self.fields = Fields(QueueConfigLayout())
 
@@ -93,14 +94,19 @@ class Host:
         function = queue // STRIDE
         self.asked.append((kind.name, queue))
         assert function < FUNCTIONS
-        assert function not in self.stopping, "a request while a stop is under way"
+        # A start of another queue does not wait for the reset of one.
+        assert function not in self.stopping or (
+            kind == LifecycleRequest.START and self.single.get(function, queue) != queue
+        ), "a request while a stop is under way"
         if kind == LifecycleRequest.START:
             assert queue not in self.running, "started twice"
             self.running.add(queue)
             self.running_port.send({"queue": queue, "running": 1, "modes": request["modes"]})
         else:
-            assert queue % STRIDE == 0
+            assert kind == LifecycleRequest.RESET_QUEUE or queue % STRIDE == 0
             self.stopping[function] = kind
+            if kind == LifecycleRequest.RESET_QUEUE:
+                self.single[function] = queue
             if not self.hold_stops:
                 cocotb.start_soon(self._stop_later(function))
 
@@ -111,8 +117,10 @@ class Host:
     def report_stopped(self, function: int) -> None:
         """Report the end of the stop that is under way for ``function``."""
         for queue in range(function * STRIDE, (function + 1) * STRIDE):
-            self.running.discard(queue)
-            self.running_port.send({"queue": queue, "running": 0})
+            if self.single.get(function, queue) == queue:
+                self.running.discard(queue)
+                self.running_port.send({"queue": queue, "running": 0})
+        self.single.pop(function, None)
         del self.stopping[function]
         self.reports.send({"function": function, "kind": LifecycleReport.STOPPED})
 
