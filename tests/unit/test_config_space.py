@@ -48,7 +48,8 @@ def test_sizes_show_in_the_table() -> None:
 @pytest.mark.virtio(
     "PCI-GEN-01", "PCI-ID-01", "PCI-ID-02", "PCI-ID-05", "PCI-ID-06", "PCI-ID-07", "PCI-CAP-04",
     "PCI-COM-01", "PCI-COM-02", "PCI-NOTIF-01", "PCI-NOTIF-02", "PCI-NOTIF-03", "PCI-NOTIF-04",
-    "PCI-NOTIF-05", "PCI-NOTIF-06", "PCI-ISR-01", "PCI-ISR-04", "PCI-DCFG-01", "PCI-DCFG-02",
+    "PCI-NOTIF-05", "PCI-NOTIF-06", "PCI-NOTIF-07", "PCI-NOTIF-08", "PCI-NOTIF-09",
+    "PCI-NOTIF-10", "PCI-NOTIF-11", "PCI-ISR-01", "PCI-ISR-04", "PCI-DCFG-01", "PCI-DCFG-02",
     "PCI-PCFG-01", "PCI-PCFG-02", "PCI-PCFG-03", "PCI-MSIX-01", "PCI-MSIX-02",
     "IMP-PCI-PCFG-01")
 def test_registers() -> None:

@@ -24,7 +24,8 @@ def make(lanes: int, direction: str, size_max: int,
 
 
 @pytest.mark.virtio("CORE-STAT-01", "CORE-VQR-01", "CORE-VQR-03", "SPL-RING-01", "SPL-RING-04",
-                    "SPL-EVT-07", "SPL-EVT-08", "SPL-EVT-11", "SPL-RING-07", "SPL-RING-08")
+                    "SPL-EVT-07", "SPL-EVT-08", "SPL-EVT-11", "SPL-RING-07", "SPL-RING-08",
+                    "SPL-EVT-09", "SPL-EVT-10", "IMP-CORE-NOTIF-01", "IMP-CORE-NOTIF-03")
 @pytest.mark.parametrize(("direction", "tests"), [
     ("transmit", None), ("receive", "all_chains|each_fault|short_chains|stop_and_go.*True")])
 def test_wide(direction: str, tests: str | None) -> None:
