@@ -269,7 +269,7 @@ async def the_event_decides(dut: Any, stalls: bool) -> None:
         for _ in range(rng.randint(2, 25)):
             queue = rng.choice(QUEUES)
             if rng.random() < 0.5:
-                event = driver.placed[queue] + rng.randint(-4, 8)
+                event = driver.placed[queue] + rng.randint(-3, 6)
                 if rng.random() < 0.2:
                     event = rng.randrange(INDICES)
                 driver.event[queue] = event % INDICES
@@ -280,7 +280,7 @@ async def the_event_decides(dut: Any, stalls: bool) -> None:
         await cycles(dut, 400)
         driver.settled()
     assert driver.status == sum(driver.interrupts.values()) == driver.yes
-    assert driver.yes > 40 and driver.no > 40, (driver.yes, driver.no)
+    assert min(driver.yes, driver.no) > 20, (driver.yes, driver.no)
     assert not driver.faults
 
 
