@@ -34,11 +34,11 @@ class _StateLayout(data.StructLayout):
     field    bits meaning
     ======== ==== ==========================================================================
     reading  1    A read is in flight
+    again    1    Entries were published since it was asked for: the next decides about those
+    wrapped  1    They are 2^16 or more
     index    16   The used index when it was asked for
     count    16   The entries before ``index`` that its answer decides about
-    again    1    Entries were published since it was asked for: those that the next decides about
-    later    16   How many, modulo 2^16
-    wrapped  1    They were 2^16 or more
+    later    16   Those published since, modulo 2^16
     ======== ==== ==========================================================================
     """
 
