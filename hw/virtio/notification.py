@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from amaranth import Cat, Module, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth import Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.pcie.types import InterruptLayout, ReadAnswerLayout, ReadError, ReadRequestLayout
@@ -22,19 +22,49 @@ __all__ = ["NOTIFICATION_CONTEXT_BITS", "Notification"]
 NOTIFICATION_CONTEXT_BITS = QUEUE_BITS
 
 _NO_VECTOR = 0xFFFF
-_FLAGS_BYTES = 2  # of the available ring, at its beginning
+_READ_BYTES = 2   # the available ring's flags, at its beginning, or used_event, behind its entries
+_RING_OFFSET = 4
+
+
+class _StateLayout(data.StructLayout):
+    """What is kept of a queue. ``reading`` and ``again`` are 0 whenever it has no obligations, and
+    then nothing else means anything: so a stop has nothing to clear here.
+
+    ======== ==== ==========================================================================
+    field    bits meaning
+    ======== ==== ==========================================================================
+    reading  1    A read is in flight
+    again    1    Entries were published since it was asked for: the next decides about those
+    wrapped  1    They are 2^16 or more
+    index    16   The used index when it was asked for
+    count    16   The entries before ``index`` that its answer decides about
+    later    16   Those published since, modulo 2^16
+    ======== ==== ==========================================================================
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "reading": 1, "again": 1, "wrapped": 1, "index": 16, "count": 16, "later": 16,
+        })
 
 
 class Notification(wiring.Component):
-    """Tell the driver of used buffers, if it wants that (virtio 1.4, 2.7.7).
+    """Tell the driver of used buffers, if it wants that (virtio 1.4, 2.7.7 and 2.7.10).
 
     After a burst was published the available ring's flags are read, fenced, so behind the used
     index on its way to memory: a driver that re-arms, and then looks at the index, either sees the
     entries or is seen by this read. One read is in flight a queue. What is published meanwhile
     makes it be read once more. So interrupts are at most one a round trip and queue.
 
-    | Latency: 3 cycles from ``published`` to the read, 4 from its answer to ``interrupts``.
-      Throughput: an event every 3 cycles. Storage: 2 bits a queue.
+    Of a queue with ``modes.event_idx`` used_event is read instead, and the flags do not matter
+    (SPL-EVT-01 to 06). An answer decides about the entries that were published between the asking
+    of the read before and its own: one of them is numbered used_event, or no interrupt
+    (IMP-SPL-EVT-01). Each entry so belongs to exactly one read, and to none that is older than its
+    index in memory. Of 2^16 entries and more the last 2^16 - 1 count, which is all that a driver
+    can sleep on, as no more than 2^15 are out.
+
+    | Latency: 3 cycles from ``published`` to the read, 4 from its answer to ``interrupts``; one
+      more each with ``event_idx``. Throughput: an event every 3 cycles. Storage: 51 bits a queue.
 
     Parameters
     ----------
@@ -58,7 +88,7 @@ class Notification(wiring.Component):
     obligations : Out(stream.Signature(ObligationLayout()))
         Gives back those of the published chains; holds one while a read is in flight.
     faults : Out(stream.Signature(FaultLayout()))
-        The flags could not be read.
+        The flags, or used_event, could not be read.
     """
 
     published: stream.Interface
@@ -92,17 +122,17 @@ class Notification(wiring.Component):
     def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one pipeline
         m = Module()
 
-        # Bit 0: a read is in flight. Bit 1: entries were published since it was asked for. All
-        # zero whenever a queue has no obligations, so a stop has nothing to clear here.
-        m.submodules.states = states = ForwardingMemory(2, self.queues)
+        m.submodules.states = states = ForwardingMemory(_StateLayout(), self.queues)
+        found: Any = states.read_data
+        next_state: Any = Signal(_StateLayout())
 
         queue = Signal(QUEUE_BITS)
         function = Signal(QUEUE_BITS - 1)
         count = Signal(9)
+        index = Signal(16)
         error = Signal(ReadError)
-        silent = Signal()
+        event = Signal(16)  # or the flags
         config = self.config.config
-        next_state = Signal(2)
         m.d.comb += [
             function.eq(queue >> (self.stride - 1).bit_length()),
             states.write_address.eq(queue),
@@ -110,7 +140,7 @@ class Notification(wiring.Component):
             self.reads.p.function.eq(function),
             self.reads.p.queue.eq(queue),
             self.reads.p.context.eq(queue),
-            self.reads.p.length.eq(_FLAGS_BYTES),
+            self.reads.p.length.eq(_READ_BYTES),
             self.reads.p.fenced.eq(1),
             self.reads.p.last.eq(1),
             self.interrupts.p.function.eq(function),
@@ -122,13 +152,14 @@ class Notification(wiring.Component):
         ]
         delta = Signal.like(self.obligations.p.delta, reset_less=True)
         vector = Signal(16)
-        driver = Signal(64)
-        state = Signal(2)
+        address = Signal(64)
+        offset = Signal(17)
+        state: Any = Signal(_StateLayout())
         m.d.comb += [
             self.obligations.p.delta.eq(delta),
             self.interrupts.p.vector.eq(vector),
-            self.reads.p.address.eq(driver),
-            self.faults.p.address.eq(driver),
+            self.reads.p.address.eq(address),
+            self.faults.p.address.eq(address),
         ]
 
         def look_up(of: Signal) -> None:
@@ -140,8 +171,16 @@ class Notification(wiring.Component):
 
         def keep_context() -> None:
             m.d.sync += [
-                vector.eq(config.vector), driver.eq(config.driver), state.eq(states.read_data),
+                vector.eq(config.vector), address.eq(config.driver), state.eq(found),
+                offset.eq((config.size << 1) + _RING_OFFSET),
             ]
+
+        def go_to_event() -> None:
+            m.d.sync += address.eq(address + offset)
+
+        later = Signal(17)
+        behind = Signal(16)  # entries from the one behind used_event to the newest that count here
+        m.d.comb += later.eq(found.later + count)
 
         answer = self.read_answers.p
         with m.FSM():
@@ -150,22 +189,37 @@ class Notification(wiring.Component):
                 with m.If(self.read_answers.valid):
                     m.d.comb += self.read_answers.ready.eq(1)
                     look_up(answer.context)
-                    m.d.sync += [error.eq(answer.error), silent.eq(answer.data[0])]
+                    m.d.sync += [error.eq(answer.error), event.eq(answer.data)]
                     m.next = "ANSWER"
                 with m.Elif(self.published.valid):
                     m.d.comb += self.published.ready.eq(1)
                     look_up(self.published.p.queue)
-                    m.d.sync += count.eq(self.published.p.count)
+                    m.d.sync += [
+                        count.eq(self.published.p.count), index.eq(self.published.p.index),
+                    ]
                     m.next = "PUBLISHED"
 
             with m.State("PUBLISHED"):
                 keep_context()
-                m.d.comb += [next_state.eq(Cat(1, states.read_data[0])), states.write_enable.eq(1)]
+                m.d.comb += [
+                    next_state.reading.eq(1),
+                    next_state.again.eq(found.reading),
+                    next_state.index.eq(Mux(found.reading, found.index, index)),
+                    next_state.count.eq(Mux(found.reading, found.count, count)),
+                    next_state.later.eq(Mux(found.again, later, count)),
+                    next_state.wrapped.eq(found.again & (found.wrapped | later[16])),
+                    states.write_enable.eq(1),
+                ]
                 m.d.sync += delta.eq(1 - count)
                 m.next = "READ"
-                with m.If(states.read_data[0]):
+                with m.If(config.modes.event_idx):
+                    m.next = "EVENT-READ"
+                with m.If(found.reading):
                     m.d.sync += delta.eq(-count)
                     m.next = "GIVE-BACK"
+            with m.State("EVENT-READ"):
+                go_to_event()
+                m.next = "READ"
             with m.State("READ"):
                 m.d.comb += self.reads.valid.eq(1)
                 with m.If(self.reads.ready):
@@ -176,13 +230,28 @@ class Notification(wiring.Component):
                 m.d.sync += delta.eq(-1)
                 # Looked at again at once, where entries were published since: this answer may be
                 # older than the driver's last word.
-                m.d.comb += [next_state.eq(states.read_data[1]), states.write_enable.eq(1)]
-                with m.If(error != ReadError.NONE):
-                    m.d.comb += next_state.eq(0)
+                m.d.comb += [
+                    next_state.reading.eq(found.again & (error == ReadError.NONE)),
+                    next_state.index.eq(found.index + found.later),
+                    next_state.count.eq(Mux(found.wrapped, 0xFFFF, found.later)),
+                    states.write_enable.eq(1),
+                ]
+                m.d.sync += behind.eq(found.index + ~event)
+                with m.If(config.modes.event_idx):
+                    m.next = "EVENT"
+                with m.Elif(error != ReadError.NONE):
                     m.next = "FAULT"
-                with m.Elif(silent):
+                with m.Elif(event[0]):
                     m.next = "ANSWERED"
                 with m.Else():
+                    m.next = "STATUS"
+            with m.State("EVENT"):
+                go_to_event()
+                m.next = "ANSWERED"
+                with m.If(error != ReadError.NONE):
+                    m.next = "FAULT"
+                # (new - event - 1) mod 2^16 < (new - old) mod 2^16, as 2.7.10 has it
+                with m.Elif(behind < state.count):
                     m.next = "STATUS"
             with m.State("STATUS"):
                 m.d.comb += self.queue_interrupts.valid.eq(1)
@@ -194,7 +263,7 @@ class Notification(wiring.Component):
                     m.next = "ANSWERED"
             with m.State("ANSWERED"):
                 m.next = "GIVE-BACK"
-                with m.If(state[1]):
+                with m.If(state.again):
                     m.d.sync += delta.eq(0)  # the read's obligation passes on to the next one
                     m.next = "READ"
             with m.State("FAULT"):

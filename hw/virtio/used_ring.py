@@ -26,10 +26,13 @@ _SPACING = 16      # cycles from a small burst to the next, while the bus is bus
 
 
 class PublishedLayout(data.StructLayout):
-    """``count`` used entries of ``queue``, and their index, stand in the order of writes."""
+    """``count`` used entries of ``queue``, and ``index`` behind them, stand in the order of writes.
+
+    ``index`` is what was written to the used ring's idx: that of the next entry.
+    """
 
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "count": 8})
+        super().__init__({"queue": QUEUE_BITS, "count": 8, "index": 16})
 
 
 class UsedRing(wiring.Component):
@@ -248,6 +251,7 @@ class UsedRing(wiring.Component):
             beat.i.p.last.eq(1),
             bursts.i.p.queue.eq(queue),
             bursts.i.p.count.eq(count),
+            bursts.i.p.index.eq(index),
         ]
 
         def send(sent: Signal) -> None:

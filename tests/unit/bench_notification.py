@@ -8,34 +8,84 @@ from collections import defaultdict
 from typing import Any
 
 import cocotb
+from cocotb.utils import get_sim_time
 
-from hw.pcie.types import InterruptLayout
+from hw.pcie.types import InterruptLayout, ReadAnswerLayout, ReadRequestLayout
 from hw.virtio.notification import NOTIFICATION_CONTEXT_BITS
 from hw.virtio.types import FaultLayout, FunctionLayout, ObligationLayout
 from hw.virtio.used_ring import PublishedLayout
 from tb.dma import ReadServer
 from tb.queue_config import QueueConfigs
-from tb.stream import StreamSink, StreamSource, cycles, pace, reset
+from tb.stream import CLOCK_NS, StreamMonitor, StreamSink, StreamSource, cycles, pace, reset
 
 LANES = int(os.environ.get("RINGLET_LANES", "8"))
 QUEUES = range(4)
+SIZES = (2, 256, 32768, 16)
+BASES = [0x1_0000_0000 * (queue + 1) + 0xFFFF_FF00 for queue in QUEUES]
+INDICES = 1 << 16
+
+
+def now() -> int:
+    """The number of this cycle."""
+    return round(get_sim_time("ns") / CLOCK_NS)
+
+
+class Memory(ReadServer):
+    """Looks at memory after the latency, and holds the answer back for ``hold`` more cycles."""
+
+    hold = (0, 0)
+
+    def _answer(self, group: list[dict[str, int]]) -> None:
+        (segment,) = group
+        found = self._read(segment["address"], segment["length"])
+        cocotb.start_soon(self._give(segment, found, self._rng.randint(*self.hold)))
+
+    async def _give(self, segment: dict[str, int], found: bytes | int, hold: int) -> None:
+        if hold:
+            await cycles(self._dut, hold)
+        failed = isinstance(found, int)
+        self._source.send(b"\x00\x00" if failed else found, lead=segment["lead"],
+                          each={"context": segment["context"], "error": found if failed else 0})
 
 
 class Driver:
-    """The drivers' flags in memory, their interrupts, and the count of obligations."""
+    """The drivers' words in memory, their interrupts, and the count of obligations.
 
-    def __init__(self, dut: Any, stalls: bool, latency: tuple[int, int]) -> None:
+    Each answer is held against the rule as the standard's text has it: is one of the entries, by
+    its number, the one that the driver asked for? Its interrupt comes before the next read.
+    """
+
+    def __init__(self, dut: Any, stalls: bool, latency: tuple[int, int],
+                 hold: tuple[int, int] = (0, 0), event_idx: tuple[int, ...] = ()) -> None:
         self.flags = dict.fromkeys(QUEUES, 0)
+        self.event = dict.fromkeys(QUEUES, 0)
         self.error = dict.fromkeys(QUEUES, 0)
         self.reads: dict[int, int] = defaultdict(int)
-        self.configs = QueueConfigs(dut, "config", {
-            queue: {"driver": 0x1000 * (queue + 1), "vector": 5 + queue, "running": 1}
-            for queue in QUEUES})
+        self.configs: dict[int, Any] = {
+            queue: {"driver": BASES[queue], "vector": 5 + queue, "running": 1,
+                    "size": SIZES[queue], "modes": {"event_idx": int(queue in event_idx)}}
+            for queue in QUEUES}
+        QueueConfigs(dut, "config", self.configs)
+        # Numbers of entries, which do not wrap.
+        self.placed = dict.fromkeys(QUEUES, 0)   # by the card
+        self.taken = dict.fromkeys(QUEUES, 0)    # of them, made known to the block
+        self.decided = dict.fromkeys(QUEUES, 0)  # of them, a read was asked for
+        # The used index as the driver sees it: as late as the fence allows.
+        self.visible = dict.fromkeys(QUEUES, 0)
+        self.window = dict.fromkeys(QUEUES, range(0))  # that the read in flight decides about
+        self.due = dict.fromkeys(QUEUES, False)
+        self.yes = self.no = 0
+        self.times: dict[str, int] = {}
         self.published = StreamSource(dut, "published", PublishedLayout(), pace(stalls, 81))
-        self.server = ReadServer(
+        StreamMonitor(dut, "published", PublishedLayout(), self._take)
+        StreamMonitor(dut, "reads", ReadRequestLayout(LANES, NOTIFICATION_CONTEXT_BITS), self._ask)
+        StreamMonitor(dut, "read_answers", ReadAnswerLayout(LANES, NOTIFICATION_CONTEXT_BITS),
+                      lambda _answer: self._stamp("answer"))
+        self.server = Memory(
             dut, "reads", "read_answers", lanes=LANES, context_bits=NOTIFICATION_CONTEXT_BITS,
             read=self._read, latency=latency, seed=3, pace=pace(stalls, 82),
             answer_pace=pace(stalls, 83))
+        self.server.hold = hold
         self.interrupts: dict[int, int] = defaultdict(int)
         StreamSink(dut, "interrupts", InterruptLayout(), pace(stalls, 84), self._interrupt)
         self.status = 0
@@ -43,31 +93,83 @@ class Driver:
         self.owed: dict[int, int] = defaultdict(int)
         StreamSink(dut, "obligations", ObligationLayout(), pace(stalls, 86), self._oblige)
         self.faults: list[dict[str, int]] = []
-        StreamSink(dut, "faults", FaultLayout(), pace(stalls, 87), self.faults.append)
+        StreamSink(dut, "faults", FaultLayout(), pace(stalls, 87), self._fault)
+
+    def start(self, queue: int, index: int, event_idx: bool) -> None:
+        """A queue that has nothing in flight goes on from ``index``, in this mode."""
+        for numbers in (self.placed, self.taken, self.decided, self.visible):
+            numbers[queue] = index
+        self.configs[queue]["modes"] = {"event_idx": int(event_idx)}
 
     def publish(self, queue: int, count: int) -> None:
         self.owed[queue] += count
-        self.published.send({"queue": queue, "count": count})
+        self.placed[queue] += count
+        self.published.send({"queue": queue, "count": count,
+                             "index": self.placed[queue] % INDICES})
+
+    def settled(self) -> None:
+        """Nothing is in flight: so no interrupt is due, and no debt is left."""
+        assert not any(self.due.values()), self.due
+        assert not any(self.owed.values()), self.owed
+        assert self.decided == self.taken == self.placed
+
+    def _stamp(self, what: str) -> None:
+        self.times[what] = now()
+
+    def _take(self, published: dict[str, int]) -> None:
+        self._stamp("published")
+        self.taken[published["queue"]] += published["count"]
+
+    def _ask(self, read: dict[str, int]) -> None:
+        self._stamp("read")
+        queue = read["queue"]
+        assert read["fenced"] and read["last"]
+        assert not self.due[queue], "an interrupt is missing"
+        self.window[queue] = range(self.decided[queue], self.taken[queue])
+        assert self.window[queue], "a read for nothing"
+        self.decided[queue] = self.taken[queue]
 
     def _read(self, address: int, length: int) -> bytes | int:
+        """The driver's word is looked at: this decides."""
         assert length == 2
-        queue = address // 0x1000 - 1
+        queue = next(queue for queue in QUEUES if 0 <= address - BASES[queue] < 1 << 17)
+        window = self.window[queue]
         self.reads[queue] += 1
+        self.visible[queue] = max(self.visible[queue], window.stop)
         if self.error[queue]:
             return self.error[queue]
-        return bytes([self.flags[queue], 0])
+        if self.configs[queue]["modes"]["event_idx"]:
+            assert address == BASES[queue] + 4 + 2 * SIZES[queue]
+            word = self.event[queue]
+            last = window[-(INDICES - 1):]
+            self.due[queue] = any(number % INDICES == word for number in last)
+        else:
+            assert address == BASES[queue]
+            word = self.flags[queue] | 0x5A5A & ~1  # the other bits are reserved
+            self.due[queue] = not self.flags[queue]
+        self.yes += self.due[queue]
+        self.no += not self.due[queue]
+        return word.to_bytes(2, "little")
 
     def _interrupt(self, interrupt: dict[str, int]) -> None:
+        self._stamp("interrupt")
         queue = interrupt["vector"] - 5
         assert interrupt["function"] == queue // 2
+        assert self.due[queue], "an interrupt that nobody asked for"
+        self.due[queue] = False
         self.interrupts[queue] += 1
 
     def _status(self, told: dict[str, int]) -> None:
+        assert any(self.due[queue] for queue in QUEUES if queue // 2 == told["function"])
         self.status += 1
 
     def _oblige(self, event: dict[str, int]) -> None:
         delta = event["delta"]
         self.owed[event["queue"]] += delta - 512 if delta >= 256 else delta
+
+    def _fault(self, fault: dict[str, int]) -> None:
+        self.faults.append(fault)
+        self.decided[fault["queue"]] = self.taken[fault["queue"]]
 
 
 @cocotb.test
@@ -95,45 +197,215 @@ async def what_is_published_is_told(dut: Any, stalls: bool) -> None:
 
 
 @cocotb.test
-async def one_read_is_in_flight(dut: Any) -> None:
+@cocotb.parametrize(event_idx=[False, True])
+async def one_read_is_in_flight(dut: Any, event_idx: bool) -> None:
     """What is published while a read is under way makes exactly one more."""
-    driver = Driver(dut, False, (200, 200))
+    driver = Driver(dut, False, (200, 200), event_idx=(2,) if event_idx else ())
+    driver.event[2] = 9  # among those of the second read
     await reset(dut)
     for _ in range(10):
         driver.publish(2, 1)
         await cycles(dut, 10)
     await cycles(dut, 600)
     assert driver.server.groups == 2
-    assert driver.interrupts[2] == 2
-    assert driver.status == 2
-    assert driver.owed[2] == 0
-    assert all(segment["fenced"] for segment in driver.server.segments)
+    assert driver.interrupts[2] == driver.status == (1 if event_idx else 2)
+    driver.settled()
 
 
 @cocotb.test
 async def without_a_vector_the_status_alone_tells(dut: Any) -> None:
     driver = Driver(dut, False, (10, 10))
-    driver.configs.table[1]["vector"] = 0xFFFF
+    driver.configs[1]["vector"] = 0xFFFF
     await reset(dut)
     driver.publish(1, 3)
     await cycles(dut, 100)
     assert driver.status == 1
     assert not driver.interrupts
     assert driver.owed[1] == 0
+    assert driver.decided == driver.placed
 
 
 @cocotb.test
-async def a_failed_read_is_a_fault(dut: Any) -> None:
-    """With its reason; the debts are paid, and the other queues go on."""
-    driver = Driver(dut, True, (10, 30))
+@cocotb.parametrize(event_idx=[False, True])
+async def a_failed_read_is_a_fault(dut: Any, event_idx: bool) -> None:
+    """With its reason and address; the debts are paid, and the other queues go on."""
+    driver = Driver(dut, True, (10, 30), (30, 30), event_idx=(0, 3) if event_idx else ())
+    address = BASES[0] + (4 + 2 * SIZES[0] if event_idx else 0)
     await reset(dut)
     for error in (1, 2, 3):
         driver.error[0] = error
+        driver.event[3] = driver.placed[3] + 1
         driver.publish(0, 2)
         driver.publish(3, 2)
-        await cycles(dut, 250)
-        assert driver.faults.pop() == {"queue": 0, "reason": 8 + error, "address": 0x1000}
+        await cycles(dut, 25)
+        driver.publish(0, 1)  # while the read is under way: it is not read for once more
+        await cycles(dut, 300)
+        assert driver.faults.pop() == {"queue": 0, "reason": 8 + error, "address": address}
         assert not driver.faults
-        assert driver.interrupts[3] == error
-        assert not any(driver.owed.values())
+        assert driver.reads[0] == driver.interrupts[3] == error
+        driver.settled()
     assert not driver.interrupts[0]
+    driver.error[0] = 0
+    driver.event[0] = driver.placed[0] - 1  # what was lost stays lost
+    driver.publish(0, 1)
+    await cycles(dut, 200)
+    assert driver.interrupts[0] == (0 if event_idx else 1)
+    driver.settled()
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True])
+async def the_event_decides(dut: Any, stalls: bool) -> None:
+    """Queues with and without EVENT_IDX side by side; an interrupt for each answer that has one
+    due, and no other. The driver writes its event at any time, mostly near the index."""
+    rng = random.Random(cocotb.RANDOM_SEED)
+    driver = Driver(dut, stalls, (1, 50), (0, 40))
+    await reset(dut)
+    for _ in range(25):
+        for queue in QUEUES:
+            if rng.random() < 0.3:  # stopped, reset and started again, in whatever modes
+                index = rng.choice([0, INDICES - rng.randrange(20), rng.randrange(INDICES)])
+                driver.start(queue, index, rng.random() < 0.75)
+        for _ in range(rng.randint(2, 25)):
+            queue = rng.choice(QUEUES)
+            if rng.random() < 0.5:
+                event = driver.placed[queue] + rng.randint(-3, 6)
+                if rng.random() < 0.2:
+                    event = rng.randrange(INDICES)
+                driver.event[queue] = event % INDICES
+                driver.flags[queue] = rng.randrange(2)
+            else:
+                driver.publish(queue, rng.randint(1, 8))
+            await cycles(dut, rng.choice([0, 1, 7, 20, 60]))
+        await cycles(dut, 400)
+        driver.settled()
+    assert driver.status == sum(driver.interrupts.values()) == driver.yes
+    assert min(driver.yes, driver.no) > 20, (driver.yes, driver.no)
+    assert not driver.faults
+
+
+@cocotb.test
+async def events_around_a_burst(dut: Any) -> None:
+    """Any entry of a burst counts, across the wrap too; one behind it, or ahead of it, does not."""
+    driver = Driver(dut, False, (3, 3), event_idx=(1,))
+    driver.flags[1] = 1  # means nothing
+    await reset(dut)
+    for start in (0, 100, 0x7FFE, INDICES - 5, INDICES - 3, INDICES):
+        for offset in (*range(-3, 9), 0x7FFF, 0x8000, 0x8004):
+            driver.start(1, start, True)
+            driver.event[1] = (start + offset) % INDICES
+            before = driver.interrupts[1]
+            driver.publish(1, 5)
+            await cycles(dut, 20)
+            assert driver.interrupts[1] - before == (0 <= offset < 5), (start, offset)
+            driver.settled()
+
+
+@cocotb.test
+@cocotb.parametrize((("latency", "hold"), [(1, 0), (2, 14), (14, 1)]))
+async def the_driver_sees_or_is_told(dut: Any, latency: int, hold: int) -> None:
+    """A driver that writes used_event, at every distance from the burst, and then looks at the
+    index: it sees the entry, or it gets its interrupt. So also while a read is under way."""
+    driver = Driver(dut, False, (latency, latency), (hold, hold), event_idx=(3,))
+    await reset(dut)
+    saw = told = 0
+    for ahead in (False, True):
+        for offset in range(34 + 24 * ahead):
+            start = INDICES - 2 if offset % 2 else 7000
+            driver.start(3, start, True)
+            driver.event[3] = (start - 1) % INDICES
+            wanted = start + ahead + offset % 3
+            if ahead:
+                driver.publish(3, 1)
+            for cycle in range(100):
+                if cycle == (12 if not ahead else 7):
+                    driver.publish(3, 3)
+                if cycle == offset:
+                    driver.event[3] = wanted % INDICES
+                    before = driver.interrupts[3]
+                if cycle == offset + 1:
+                    sees = driver.visible[3] > wanted
+                await cycles(dut, 1)
+            tells = driver.interrupts[3] > before
+            assert sees or tells, (ahead, offset)
+            saw += sees
+            told += tells
+            driver.settled()
+    assert saw > 10 and told > 10, (saw, told)
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True])
+async def who_sleeps_is_woken(dut: Any, stalls: bool) -> None:
+    """Drivers that sleep until some entry is used, on all queues at once: none is forgotten."""
+    rng = random.Random(cocotb.RANDOM_SEED)
+    driver = Driver(dut, stalls, (1, 40), (0, 40), event_idx=(0, 1, 2, 3))
+    await reset(dut)
+    seen = {queue: INDICES - 20 for queue in QUEUES}
+    slept = dict.fromkeys(QUEUES, 0)
+    for queue in QUEUES:
+        driver.start(queue, seen[queue], True)
+
+    async def drive(queue: int, rng: random.Random) -> None:
+        while seen[queue] < INDICES + 60:
+            wanted = seen[queue] + rng.randrange(min(6, SIZES[queue]))
+            driver.event[queue] = wanted % INDICES
+            before = driver.interrupts[queue]
+            await cycles(dut, rng.randint(1, 6))
+            if driver.visible[queue] <= wanted:
+                slept[queue] += 1
+                for _ in range(2000):
+                    if driver.interrupts[queue] > before:
+                        break
+                    await cycles(dut, 1)
+                else:
+                    raise AssertionError(f"queue {queue} sleeps for entry {wanted} for ever")
+            await cycles(dut, rng.choice([0, 0, 10]))
+            seen[queue] = driver.visible[queue]
+
+    drivers = [cocotb.start_soon(drive(queue, random.Random(queue))) for queue in QUEUES]
+    while not all(task.done() for task in drivers):
+        queue = rng.choice(QUEUES)
+        free = min(8, SIZES[queue]) - (driver.placed[queue] - seen[queue])
+        if free > 0:
+            driver.publish(queue, rng.randint(1, free))
+        await cycles(dut, rng.choice([0, 1, 5, 15]))
+    await cycles(dut, 400)
+    driver.settled()
+    assert all(times >= 10 for times in slept.values()), slept
+
+
+@cocotb.test
+async def more_entries_than_indices(dut: Any) -> None:
+    """While one read is under way all indices go by: none of the last 65535 is forgotten."""
+    driver = Driver(dut, False, (1, 1), (1100, 1100), event_idx=(2,))
+    await reset(dut)
+    for total, back in ((INDICES - 1, 1), (INDICES, 2), (INDICES + 254, 300),
+                        (INDICES + 254, 0x8000), (INDICES + 254, 0)):
+        driver.start(2, 50, True)
+        driver.event[2] = 49
+        before = driver.interrupts[2]
+        driver.publish(2, 1)
+        left = total
+        while left:
+            driver.publish(2, min(left, 255))
+            left -= min(left, 255)
+        await driver.published.drain()
+        assert driver.reads[2] % 2, "the bench is too slow: the first answer is back"
+        driver.event[2] = (driver.placed[2] - back) % INDICES
+        await cycles(dut, 2400)
+        assert driver.interrupts[2] - before == bool(back), (total, back)
+        driver.settled()
+
+
+@cocotb.test
+async def latencies(dut: Any) -> None:
+    """In cycles, the first and the last counted; nothing is in the way."""
+    driver = Driver(dut, False, (5, 5), event_idx=(1,))
+    await reset(dut)
+    for queue, to_read, to_interrupt in ((0, 3, 4), (1, 4, 5)):
+        driver.publish(queue, 1)
+        await cycles(dut, 40)
+        times = driver.times
+        assert times["read"] - times["published"] + 1 == to_read, times
+        assert times["interrupt"] - times["answer"] + 1 == to_interrupt, times

@@ -41,7 +41,9 @@ class Host:
             for queue, size in SIZES.items()})
         self.segments = StreamSink(dut, "segments", WriteSegmentLayout(), pace(stalls, 11))
         self.data = PacketSink(dut, "data", BeatLayout(LANES), pace(stalls, 12))
-        self.published = StreamSink(dut, "published", PublishedLayout(), pace(stalls, 13))
+        StreamSink(dut, "published", PublishedLayout(), pace(stalls, 13), self._published)
+        self.announced: dict[int, int] = defaultdict(int)
+        self.indices: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
         self.accept = pace(stalls, accept_seed)
         self.rings: dict[int, dict[int, bytes]] = defaultdict(dict)
         self.index: dict[int, int] = defaultdict(int)
@@ -70,6 +72,7 @@ class Host:
                 self.seen[queue].append((int.from_bytes(entry[:4], "little"),
                                          int.from_bytes(entry[4:], "little")))
             self.index[queue] = index
+            self.indices[queue].append((index, count))
             assert not self.rings[queue], "an entry was written that the index does not cover"
         else:
             assert (offset - 4) % 8 == 0
@@ -95,12 +98,11 @@ class Host:
             due -= go
             self.dut.accepted.value = go
 
-    async def published_counts(self) -> dict[int, int]:
-        counts: dict[int, int] = defaultdict(int)
-        while not self.published.empty():
-            event = await self.published.get()
-            counts[event["queue"]] += event["count"]
-        return counts
+    def _published(self, event: dict[str, int]) -> None:
+        """Each index is announced once, as it was written, and not before."""
+        queue = event["queue"]
+        assert (event["index"], event["count"]) == self.indices[queue].popleft()
+        self.announced[queue] += event["count"]
 
 
 async def start(dut: Any, stalls: bool = False, accept_seed: int = 1) -> Host:
@@ -142,8 +144,8 @@ async def every_chain_is_used_once_in_order(dut: Any, stalls: bool) -> None:
                 await cycles(dut, rng.randrange(60))
         await until(dut, lambda: host.seen == sent)
         await cycles(dut, 60)
-        counts = await host.published_counts()
-        assert counts == {queue: len(chains) for queue, chains in sent.items()}
+        assert host.announced == {queue: len(chains) for queue, chains in sent.items()}
+        assert not any(host.indices.values())
         # A reset starts every ring again from 0.
         for queue in SIZES:
             host.commands.send({"queue": queue, "reset": 1})
@@ -151,6 +153,7 @@ async def every_chain_is_used_once_in_order(dut: Any, stalls: bool) -> None:
         sent.clear()
         host.seen.clear()
         host.index.clear()
+        host.announced.clear()
 
 
 @cocotb.test
@@ -247,6 +250,6 @@ async def the_index_wraps(dut: Any) -> None:
             host.used[0].send({"queue": 2, "id": sent % 256, "bytes": 60})
             sent += 1
         await cycles(dut, 50)
-    await until(dut, lambda: len(host.seen[2]) == total)
+    await until(dut, lambda: host.announced[2] == total)
     assert host.index[2] == total % 65536
     assert host.seen[2] == [(k % 256, 60) for k in range(total)]

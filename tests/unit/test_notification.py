@@ -14,6 +14,8 @@ def test_impossible_sizes_are_refused() -> None:
         Notification(64, queues=6, stride=3)
 
 
+@pytest.mark.virtio("SPL-EVT-01", "SPL-EVT-02", "SPL-EVT-03", "SPL-EVT-04", "SPL-EVT-05",
+                    "SPL-EVT-06", "IMP-SPL-EVT-01")
 @pytest.mark.parametrize(("simulator", "lanes"), [("icarus", 8), ("verilator", 64)],
                          indirect=["simulator"])
 def test_notification(simulator: str, lanes: int) -> None:
