@@ -39,6 +39,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("VERSION_1", _always, "there is no legacy interface"),
     Feature("ACCESS_PLATFORM", _always, "a PCIe card's addresses are bus addresses"),
     Feature("ORDER_PLATFORM", _always, "a PCIe card's memory accesses want a device's barriers"),
+    Feature("EVENT_IDX", _always, "kicks and interrupts from an index on spare most of both"),
     Feature("IN_ORDER", _always, "a queue's chains are used in the order of the ring"),
     Feature("NOTIFICATION_DATA", _always, "a doorbell that tells the index spares a read"),
     Feature("RING_RESET", _always, "one queue is stopped as all of a function are"),
