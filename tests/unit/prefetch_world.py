@@ -320,7 +320,7 @@ class World:
         """Ring the doorbell; without NOTIFICATION_DATA the position is any, and means nothing."""
         queue.kicks += 1
         if not queue.notification_data:
-            position = self.rng.randrange(1 << 16)
+            position = queue.index + self.rng.randint(-3, 12)
         self.doorbells.send({"queue": queue.number, "position": position & 0xFFFF,
                              "positioned": int(queue.notification_data or self.rng.random() < 0.5)})
 
