@@ -26,7 +26,8 @@ from sw_driver.port import HostPort, Interrupt
 from sw_driver.split_ring import RingError, RingFull, SplitRing
 from sw_driver.virtio_pci import TransportError, VirtioPci
 
-__all__ = ["DeviceNeedsReset", "NetDevice", "NetOptions", "NetStatistics", "ReceivedFrame"]
+__all__ = ["SUPPORTED", "DeviceNeedsReset", "NetDevice", "NetOptions", "NetStatistics",
+           "ReceivedFrame", "without"]
 
 _ETHERNET = 14
 _VLAN = 4
@@ -37,6 +38,11 @@ SUPPORTED = (
     Feature.IN_ORDER,
 )
 """What this driver can use."""
+
+
+def without(*features: int) -> tuple[int, ...]:
+    """Give what this driver can use, but for these features: for `NetOptions.features`."""
+    return tuple(feature for feature in SUPPORTED if feature not in features)
 
 
 class DeviceNeedsReset(Exception):
