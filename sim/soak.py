@@ -21,8 +21,9 @@ from sim.native.build import card_library
 from sim.native.engine import EngineOptions
 from sim.native.link import Link
 from sw_driver.buffers import Shape
+from sw_driver.layouts import Feature
 from sw_driver.management import Management
-from sw_driver.net import NetOptions
+from sw_driver.net import NetOptions, without
 
 __all__ = ["SoakFailure", "SoakOptions", "run_soak", "soak"]
 
@@ -31,6 +32,7 @@ _EPISODE_PACKETS = 20_000  # of one card, with one kind of host and link
 _TURN_PACKETS = (1, 2000)
 _REST_CYCLES = 6000  # after so long nothing is on its way any more
 _UNDER_WAY_CYCLES = 100
+_RING_FEATURES = (Feature.EVENT_IDX, Feature.NOTIFICATION_DATA, Feature.IN_ORDER)
 _POOL = random.Random(0x736F616B).randbytes(1 << 16)
 _EXPECTED_DROPS = {"queue_down", "queue_full", "pool_full", "entry_full"}
 
@@ -237,7 +239,9 @@ def _host(rng: random.Random, config: NicConfig) -> EngineOptions:
 def _driver(rng: random.Random, config: NicConfig) -> NetOptions:
     """Draw a driver's manners."""
     most = rng.choice((1, 1, 3))
+    left_out = [feature for feature in _RING_FEATURES if rng.random() < 0.5]
     return NetOptions(
+        features=without(*left_out),
         queue_size=rng.choice((16, 64, None)), refill_batch=rng.choice((1, 8, 32)),
         receive_shape=Shape(segments=(1, most), offsets=(0, rng.choice((0, 63)))),
         transmit_shape=Shape(segments=(1, rng.choice((1, 4))), offsets=(0, rng.choice((0, 63)))),

@@ -18,6 +18,7 @@ __all__ = [
     "Field",
     "NetConfig",
     "NetHeader",
+    "SplitLayout",
     "Status",
     "field_names",
 ]
@@ -195,6 +196,27 @@ class NetConfig:
 
     STATUS_LINK_UP: ClassVar[int] = 1
     STATUS_ANNOUNCE: ClassVar[int] = 2
+
+
+class SplitLayout:
+    """Where things lie in the rings of a split queue of ``size`` entries."""
+
+    FLAGS = Field(0, 2)
+    INDEX = Field(2, 2)
+    """In the available ring and in the used one."""
+    AVAILABLE_ENTRY: ClassVar[int] = 2
+    USED_ENTRY: ClassVar[int] = 8
+    ENTRIES: ClassVar[int] = 4
+
+    @classmethod
+    def used_event(cls, size: int) -> Field:
+        """Give where the driver names the used entry to be interrupted for (EVENT_IDX)."""
+        return Field(cls.ENTRIES + cls.AVAILABLE_ENTRY * size, 2)
+
+    @classmethod
+    def avail_event(cls, size: int) -> Field:
+        """Give where the device names the available entry to be kicked for (EVENT_IDX)."""
+        return Field(cls.ENTRIES + cls.USED_ENTRY * size, 2)
 
 
 class DescriptorFlag:

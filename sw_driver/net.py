@@ -26,16 +26,23 @@ from sw_driver.port import HostPort, Interrupt
 from sw_driver.split_ring import RingError, RingFull, SplitRing
 from sw_driver.virtio_pci import TransportError, VirtioPci
 
-__all__ = ["DeviceNeedsReset", "NetDevice", "NetOptions", "NetStatistics", "ReceivedFrame"]
+__all__ = ["SUPPORTED", "DeviceNeedsReset", "NetDevice", "NetOptions", "NetStatistics",
+           "ReceivedFrame", "without"]
 
 _ETHERNET = 14
 _VLAN = 4
 
 SUPPORTED = (
     Feature.MTU, Feature.MAC, Feature.STATUS, Feature.VERSION_1, Feature.ACCESS_PLATFORM,
-    Feature.ORDER_PLATFORM, Feature.SPEED_DUPLEX,
+    Feature.ORDER_PLATFORM, Feature.SPEED_DUPLEX, Feature.EVENT_IDX, Feature.NOTIFICATION_DATA,
+    Feature.IN_ORDER,
 )
 """What this driver can use."""
+
+
+def without(*features: int) -> tuple[int, ...]:
+    """Give what this driver can use, but for these features: for `NetOptions.features`."""
+    return tuple(feature for feature in SUPPORTED if feature not in features)
 
 
 class DeviceNeedsReset(Exception):
@@ -63,7 +70,7 @@ class NetOptions:
     suppress: bool = True
     """Ask the device for interrupts only while a task waits for one."""
     shuffle: bool = False
-    """Take free descriptors in random order."""
+    """Take free descriptors in random order; with IN_ORDER in ring order all the same."""
     features: Sequence[int] = SUPPORTED
     max_payload: int = 256
     max_read: int = 512
@@ -203,9 +210,11 @@ class NetDevice:
         if not most:
             raise TransportError(f"there is no queue {index}")
         size = min(self.options.queue_size or most, most)
+        in_order = self.virtio.has(Feature.IN_ORDER)
         ring: SplitRing[Buffer] = SplitRing(
             self.port, size, name=f"{self.function.bdf:04x} {name}",
-            shuffle=self._rng if self.options.shuffle else None)
+            shuffle=self._rng if self.options.shuffle and not in_order else None,
+            event_idx=self.virtio.has(Feature.EVENT_IDX), in_order=in_order)
         vector, interrupt = interrupts[index]
         await self.virtio.set_up_queue(index, ring, vector=vector)
         queue = _Queue(index, ring, interrupt)

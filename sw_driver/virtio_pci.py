@@ -61,6 +61,7 @@ class VirtioPci:
         self.features = 0
         """Features accepted, as a mask."""
         self._notify_offsets: dict[int, int] = {}
+        self._rings: dict[int, SplitRing[Any]] = {}
 
     @property
     def device_type(self) -> int:
@@ -194,6 +195,7 @@ class VirtioPci:
             await self.port.sleep(_POLL_CYCLES)
         self.features = 0
         self._notify_offsets.clear()
+        self._rings.clear()
 
     async def offered_features(self) -> int:
         """Read what the device offers: 128 bits."""
@@ -222,8 +224,19 @@ class VirtioPci:
         await self.add_status(Status.FEATURES_OK)
         if not await self.status() & Status.FEATURES_OK:
             await self.fail(f"the device refuses the features {accepted:#x}")
+        if accepted >> Feature.NOTIFICATION_DATA & 1:
+            await self._check_wide_kicks()
         self.features = accepted
         return accepted
+
+    async def _check_wide_kicks(self) -> None:
+        """Refuse doorbells at which 32 bits cannot be written."""
+        region, multiplier = self.regions[ConfigType.NOTIFY], self.notify_multiplier
+        if multiplier % 4:  # 0, or a power of two, it is anyhow
+            await self.fail(f"notify_off_multiplier is {multiplier}, with NOTIFICATION_DATA")
+        if region.offset % 4 or region.length < 4:
+            await self.fail(f"doorbells in {region.length} bytes at {region.offset:#x}, with "
+                            "NOTIFICATION_DATA")
 
     async def fail(self, text: str) -> None:
         """Give up: set FAILED and raise `TransportError`."""
@@ -285,17 +298,26 @@ class VirtioPci:
         await self.put(CommonConfig.QUEUE_DEVICE, ring.used.address)
         self._notify_offsets[queue] = (await self.get(CommonConfig.QUEUE_NOTIFY_OFF)
                                        * self.notify_multiplier)
+        self._rings[queue] = ring
 
     async def enable_queue(self, queue: int) -> None:
         """Switch a queue on, when all the rest of it is set."""
         await self.put(CommonConfig.QUEUE_SELECT, queue)
         await self.put(CommonConfig.QUEUE_ENABLE, 1)
 
+    @property
+    def notify_bytes(self) -> int:
+        """Bytes of a kick."""
+        return 4 if self.has(Feature.NOTIFICATION_DATA) else 2
+
     def notify_address(self, queue: int) -> int:
-        """Give where `notify` writes the queue's number, for who kicks without this driver."""
-        region = self._within(ConfigType.NOTIFY, self._notify_offsets[queue], 2)
-        return self._address(region, self._notify_offsets[queue])
+        """Give where `notify` writes, for who kicks without this driver."""
+        offset = self._notify_offsets[queue]
+        return self._address(self._within(ConfigType.NOTIFY, offset, self.notify_bytes), offset)
 
     async def notify(self, queue: int) -> None:
-        """Kick a queue."""
-        await self.write(ConfigType.NOTIFY, self._notify_offsets[queue], 2, queue)
+        """Kick a queue. With NOTIFICATION_DATA the device is told the available index as well."""
+        value = queue
+        if self.has(Feature.NOTIFICATION_DATA):
+            value |= self._rings[queue].available_index << 16
+        await self.write(ConfigType.NOTIFY, self._notify_offsets[queue], self.notify_bytes, value)

@@ -16,7 +16,9 @@ from tb.memory import HostMemory
 __all__ = ["ModelNic", "ModelQueue"]
 
 _BARS = {0: (0x1000, 0x0), 2: (0x4000, 0xC), 4: (0x8000, 0x4)}  # size, low bits of the register
-_COMMON, _NOTIFY, _ISR, _DEVICE = (4, 0x1040), (2, 0x2002), (0, 0x803), (4, 0x3100)
+_COMMON, _ISR, _DEVICE = (4, 0x1040), (0, 0x803), (4, 0x3100)
+_NOTIFY, _NOTIFY_WIDE = (2, 0x2002), (2, 0x2004)  # where 16, and where 32 bits are written
+_EVENT_IDX, _IN_ORDER, _NOTIFICATION_DATA = 29, 35, 38
 _TABLE, _PENDING = (2, 0x0800), (0, 0x100)
 _COMMON_SIZES = {0: 4, 4: 4, 8: 4, 12: 4, 16: 2, 18: 2, 20: 1, 21: 1, 22: 2, 24: 2, 26: 2, 28: 2,
                  30: 2, 32: 4, 36: 4, 40: 4, 44: 4, 48: 4, 52: 4, 56: 2, 58: 2, 60: 2, 62: 2}
@@ -34,10 +36,30 @@ class ModelQueue:
     seen: int = 0
     used: int = 0
     no_notify: bool = False
+    known: int = 0
+    """Available index as the card knows it, if it only looks when it is kicked."""
+    asleep: bool = True
+    kicked: int = 0
+    """Available index at the last kick."""
+    told: int = 0
+    """Used index when the driver's wish was last looked at."""
+    taken: list[int] = field(default_factory=list)
+    """Heads in the order in which they were taken, until they are given back."""
+    next_descriptor: int = 0
+    """Where the next chain must begin, if descriptors are used in ring order."""
 
     def address(self, which: int) -> int:
         """Address of the descriptors, the available ring or the used ring (0, 1, 2)."""
         return self.addresses[2 * which] | self.addresses[2 * which + 1] << 32
+
+
+def _indices(old: int, new: int) -> list[int]:
+    """List the entries that a ring got when its index went from ``old`` to ``new``."""
+    found = []
+    while old != new:
+        found.append(old)
+        old = (old + 1) & 0xFFFF
+    return found
 
 
 class ModelNic:
@@ -50,23 +72,35 @@ class ModelNic:
     vectors
         Entries of the MSI-X table.
     notify_multiplier
-        0 puts both doorbells at one address.
+        0 puts both doorbells at one address. None: the smallest that there may be.
+    first_index
+        What all indices start with (on a real card 0).
     """
 
     def __init__(self, memory: HostMemory, interrupts: InterruptController, *, features: int,
-                 vectors: int = 3, queue_size: int = 64, notify_multiplier: int = 2,
-                 now: Callable[[], int] = lambda: 0) -> None:
+                 vectors: int = 3, queue_size: int = 64, notify_multiplier: int | None = None,
+                 first_index: int = 0, now: Callable[[], int] = lambda: 0) -> None:
         self.memory = memory
         self.interrupts = interrupts
         self.offered = features
         self.vectors = vectors
         self.queue_size_max = queue_size
-        self.notify_multiplier = notify_multiplier
+        wide = features >> _NOTIFICATION_DATA & 1
+        self.notify_multiplier = notify_multiplier if notify_multiplier is not None else (
+            4 if wide else 2)
+        self.notify_place = _NOTIFY_WIDE if wide else _NOTIFY
+        self.first_index = first_index
         self.now = now
         self.net_config = bytearray(28)
         self.complaints: list[str] = []
         self.sent: list[bytes] = []
         self.kicks = 0
+        self.doorbells: list[tuple[int, int]] = []
+        """Bytes and value of each kick."""
+        self.kicks_only = False
+        """Look at an available ring when kicked, and once more before going to sleep: not else."""
+        self.close_batches = False
+        """With IN_ORDER, use one used entry for all frames that are sent together."""
         self.refuse_features = False
         self.change_config_once: Callable[[], None] | None = None
         self.reset_reads = 0
@@ -122,7 +156,7 @@ class ModelNic:
         ]
         # There is no room for all in 256 bytes with the Express structure whole: it is cut short.
         capabilities[5] = (0xA0, capabilities[5][1][:0x14])
-        capabilities += [(0xB4, self._virtio_cap(2, *_NOTIFY, 0x10,
+        capabilities += [(0xB4, self._virtio_cap(2, *self.notify_place, 0x10,
                                                  struct.pack("<I", self.notify_multiplier))),
                          (0xC8, self._virtio_cap(3, *_ISR, 1))]
         config[0x34] = capabilities[0][0]
@@ -222,8 +256,8 @@ class ModelNic:
     def _write(self, bar: int, offset: int, size: int, value: int) -> None:
         if bar == _COMMON[0] and _COMMON[1] <= offset < _COMMON[1] + 64:
             self._write_common(offset - _COMMON[1], size, value)
-        elif bar == _NOTIFY[0] and _NOTIFY[1] <= offset < _NOTIFY[1] + 0x10:
-            self._kick(offset - _NOTIFY[1], size, value)
+        elif bar == self.notify_place[0] and 0 <= offset - self.notify_place[1] < 0x10:
+            self._kick(offset - self.notify_place[1], size, value)
         elif bar == _TABLE[0] and _TABLE[1] <= offset < _TABLE[1] + 16 * self.vectors:
             vector, place = divmod(offset - _TABLE[1], 16)
             if place == 12:
@@ -241,7 +275,9 @@ class ModelNic:
     def _reset_device(self) -> None:
         self.status = 0
         self.accepted = 0
-        self.queues = [ModelQueue(self.queue_size_max) for _ in range(2)]
+        first = self.first_index
+        self.queues = [ModelQueue(self.queue_size_max, seen=first, used=first, known=first,
+                                  kicked=first, told=first) for _ in range(2)]
         self._isr = 0
         self._generation = 0
         self._select = [0, 0, 0]  # device features, driver features, queue
@@ -321,27 +357,67 @@ class ModelNic:
 
     # --- queues
 
+    def accepts(self, feature: int) -> bool:
+        """Whether the driver accepted a feature."""
+        return bool(self.accepted >> feature & 1)
+
     def _kick(self, offset: int, size: int, value: int) -> None:
         self.kicks += 1
-        wanted = 3 * value * self.notify_multiplier
-        if size != 2 or value >= len(self.queues) or offset != wanted:
+        self.doorbells.append((size, value))
+        number, told = value & 0xFFFF, value >> 16
+        wanted = 3 * number * self.notify_multiplier
+        wide = self.accepts(_NOTIFICATION_DATA)
+        if size != (4 if wide else 2) or number >= len(self.queues) or offset != wanted:
             self.complaints.append(f"a kick of {size} bytes, {value:#x}, at {offset:#x}")
             return
         if not self.status & 4:
             self.complaints.append("a kick before DRIVER_OK")
-        if self.queues[value].no_notify:
+        queue = self.queues[number]
+        index = self._available_index(queue)
+        if wide and told != index:
+            self.complaints.append(f"a kick tells index {told}, which is {index}")
+        if self.accepts(_EVENT_IDX):
+            fresh = _indices(queue.kicked, index)
+            if self._event(queue) not in fresh:
+                self.complaints.append(f"a kick for {fresh}, wanted for {self._event(queue)}")
+        elif queue.no_notify:
             self.complaints.append("a kick where none was wanted")
+        queue.kicked = queue.known = index
+        queue.asleep = False
+
+    def _available_index(self, queue: ModelQueue) -> int:
+        index, = struct.unpack("<H", self._fetch(queue.address(1) + 2, 2))
+        return int(index)
+
+    def _event(self, queue: ModelQueue) -> int:
+        """Give avail_event, which the card alone writes."""
+        region = self.memory.find(queue.address(2) + 4 + 8 * queue.size, 2)
+        assert region is not None
+        return int.from_bytes(region.read(4 + 8 * queue.size, 2), "little")
+
+    def arm(self, number: int) -> None:
+        """Ask for a kick for the entry that the card would take next."""
+        queue = self.queues[number]
+        if self.accepts(_EVENT_IDX):
+            self._store(queue.address(2) + 4 + 8 * queue.size, struct.pack("<H", queue.seen))
 
     def available(self, number: int) -> int:
         """Chains that wait in a queue."""
         queue = self.queues[number]
         if not queue.enabled or not self.status & 4 or self.status & 64:
             return 0
-        index, = struct.unpack("<H", self._fetch(queue.address(1) + 2, 2))
-        count = (index - queue.seen) & 0xFFFF
+        if not self.kicks_only:
+            if self._available_index(queue) == queue.seen and not queue.no_notify:
+                self.arm(number)
+            queue.known = self._available_index(queue)
+        elif queue.known == queue.seen and not queue.asleep:
+            self.arm(number)
+            queue.known = self._available_index(queue)
+            queue.asleep = queue.known == queue.seen
+        count = (queue.known - queue.seen) & 0xFFFF
         if count > queue.size:
-            self.complaints.append(f"available index {index}, {queue.seen} seen")
-        return int(count)
+            self.complaints.append(f"available index {queue.known}, {queue.seen} seen")
+        return count
 
     def take_chain(self, number: int) -> tuple[int, list[tuple[int, int]], list[tuple[int, int]]]:
         """Take the next chain: its head, its readable and its writable segments."""
@@ -349,6 +425,10 @@ class ModelNic:
         head, = struct.unpack(
             "<H", self._fetch(queue.address(1) + 4 + 2 * (queue.seen % queue.size), 2))
         queue.seen = (queue.seen + 1) & 0xFFFF
+        queue.taken.append(head)
+        if self.accepts(_IN_ORDER) and head != queue.next_descriptor:
+            self.complaints.append(f"chain {head}, and the next descriptor in ring order is "
+                                   f"{queue.next_descriptor}")
         readable: list[tuple[int, int]] = []
         writable: list[tuple[int, int]] = []
         at = head
@@ -364,22 +444,46 @@ class ModelNic:
             if len(readable) + len(writable) > queue.size:
                 self.complaints.append("a chain that does not end")
                 break
+            if self.accepts(_IN_ORDER):
+                queue.next_descriptor = (at + 1) % queue.size
+                if flags & 1 and following != queue.next_descriptor:
+                    self.complaints.append(f"descriptor {at} goes on with {following}")
             if not flags & 1:
                 break
             at = following
         return head, readable, writable
 
     def put_used(self, number: int, head: int, written: int) -> None:
-        """Give a chain back, and raise the queue's interrupt if the driver wants it."""
+        """Give a chain back, and raise the queue's interrupt if the driver wants it.
+
+        With IN_ORDER all chains that were taken before it are given back as well.
+        """
+        self.write_used(number, head, written)
+        self.raise_used(number)
+
+    def write_used(self, number: int, head: int, written: int) -> None:
+        """Write the entry and the index of a chain that is given back."""
         queue = self.queues[number]
         base = queue.address(2)
         self._store(base + 4 + 8 * (queue.used % queue.size), struct.pack("<II", head, written))
-        queue.used = (queue.used + 1) & 0xFFFF
+        count = queue.taken.index(head) + 1 if self.accepts(_IN_ORDER) else 1
+        del queue.taken[:count]
+        queue.used = (queue.used + count) & 0xFFFF
         self._store(base + 2, struct.pack("<H", queue.used))
+
+    def raise_used(self, number: int) -> None:
+        """Raise the queue's interrupt if the driver wants it for what was given back."""
+        queue = self.queues[number]
         flags, = struct.unpack("<H", self._fetch(queue.address(1), 2))
-        if flags > 1:
+        if flags > (0 if self.accepts(_EVENT_IDX) else 1):
             self.complaints.append(f"available flags {flags:#x}")
-        if not flags & 1:
+        wanted = not flags & 1
+        if self.accepts(_EVENT_IDX):
+            event, = struct.unpack(
+                "<H", self._fetch(queue.address(1) + 4 + 2 * queue.size, 2))
+            wanted = event in _indices(queue.told, queue.used)
+        queue.told = queue.used
+        if wanted:
             self._isr |= 1
             self._raise(queue.vector)
 
@@ -387,17 +491,25 @@ class ModelNic:
         """Tell the driver whether to kick."""
         queue = self.queues[number]
         queue.no_notify = no_notify
-        self._store(queue.address(2), struct.pack("<H", int(no_notify)))
+        if not self.accepts(_EVENT_IDX):
+            self._store(queue.address(2), struct.pack("<H", int(no_notify)))
+        elif no_notify:  # an entry that the card has seen already
+            self._store(queue.address(2) + 4 + 8 * queue.size,
+                        struct.pack("<H", (queue.seen - 1) & 0xFFFF))
+        else:
+            self.arm(number)
 
     def step(self) -> None:
         """Send everything that waits."""
-        while self.available(1):
-            head, readable, writable = self.take_chain(1)
-            data = b"".join(self._fetch(*segment) for segment in readable)
-            if writable or len(data) <= 12 or any(data[:12]):
-                self.complaints.append(f"a frame with header {data[:12].hex()}")
-            self.sent.append(data[12:])
-            self.put_used(1, head, 0)
+        while count := self.available(1):
+            for left in reversed(range(count)):
+                head, readable, writable = self.take_chain(1)
+                data = b"".join(self._fetch(*segment) for segment in readable)
+                if writable or len(data) <= 12 or any(data[:12]):
+                    self.complaints.append(f"a frame with header {data[:12].hex()}")
+                self.sent.append(data[12:])
+                if not (left and self.close_batches and self.accepts(_IN_ORDER)):
+                    self.put_used(1, head, 0)
 
     def deliver(self, frame: bytes) -> bool:
         """Receive a frame; False when there is no buffer (or none long enough)."""

@@ -10,10 +10,12 @@ import numpy as np
 
 from hw.config import NicConfig
 from hw.pcie.types import RequestKind
-from sim.bench.throughput import Spent, cycles_of, engine_options
+from sim.bench.points import Abilities
+from sim.bench.throughput import Spent, abilities, cycles_of, engine_options
 from sim.native.bring_up import NativeCard, open_card
 from sim.native.library import TLP
-from sw_driver.net import NetOptions
+from sw_driver.layouts import Feature
+from sw_driver.net import SUPPORTED, NetOptions, without
 
 __all__ = ["FRAME_BYTES", "ROUND_TRIPS_NS", "latencies"]
 
@@ -68,11 +70,26 @@ def _cycle(log: np.ndarray[Any, Any], what: Any, *, last: bool = False) -> int:
     return int(found[-1 if last else 0])
 
 
-def _row(path: str, rtt_ns: int, config: NicConfig, cycles: int, reads: int) -> dict[str, Any]:
-    floor = reads * cycles_of(rtt_ns, config)
-    return {"path": path, "ring": "split", "notification_data": False, "frame_bytes": FRAME_BYTES,
-            "rtt_ns": rtt_ns, "reads": reads, "cycles": cycles, "floor_cycles": floor,
-            "added_cycles": cycles - floor, "blocks": []}
+@dataclass(frozen=True)
+class _Case:
+    """What latencies are measured with."""
+
+    rtt_ns: int
+    notification_data: bool
+
+    def row(self, path: str, config: NicConfig, cycles: int, reads: int) -> dict[str, Any]:
+        floor = reads * cycles_of(self.rtt_ns, config)
+        return {"path": path, "ring": "split", "notification_data": self.notification_data,
+                "frame_bytes": FRAME_BYTES, "rtt_ns": self.rtt_ns, "reads": reads,
+                "cycles": cycles, "floor_cycles": floor, "added_cycles": cycles - floor,
+                "blocks": []}
+
+
+def _cases(can: Abilities) -> Iterator[_Case]:
+    for notification_data in (False, True):
+        if can.notification_data or not notification_data:
+            for rtt_ns in ROUND_TRIPS_NS:
+                yield _Case(rtt_ns, notification_data)
 
 
 def _log_of(card: NativeCard) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -97,7 +114,7 @@ async def _receive(card: NativeCard, frame: bytes) -> None:
 
 
 def latencies(config: NicConfig, *, seed: int, spent: Spent) -> Iterator[dict[str, Any]]:
-    """Measure every path at every round trip.
+    """Measure every path at every round trip, with NOTIFICATION_DATA and without it.
 
     ``doorbell_to_wire``: from the kick's TLP to the frame's first beat on the wire.
     ``wire_to_used``: from its last beat on the wire to the write of the used index, descriptors
@@ -105,10 +122,11 @@ def latencies(config: NicConfig, *, seed: int, spent: Spent) -> Iterator[dict[st
     that follow on one another, times the round trip.
     """
     frame = bytes(range(FRAME_BYTES))
-    for rtt_ns in ROUND_TRIPS_NS:
-        options = engine_options(config, link=_LINK, rtt_ns=rtt_ns, seed=seed, keep="records")
+    for case in _cases(abilities(config)):
+        options = engine_options(config, link=_LINK, rtt_ns=case.rtt_ns, seed=seed, keep="records")
         net = NetOptions(max_payload=config.max_payload_bytes, max_read=config.max_read_bytes,
-                         suppress=False)
+                         suppress=False, features=SUPPORTED if case.notification_data else
+                         without(Feature.NOTIFICATION_DATA))
         with open_card(config, options=options, net=net) as card:
             card.engine.run(_SETTLE_CYCLES)
             _log_of(card)
@@ -117,8 +135,8 @@ def latencies(config: NicConfig, *, seed: int, spent: Spent) -> Iterator[dict[st
             kick = _cycle(log, (log["channel"] == _CQ) & (
                 log["address"] == card.device.virtio.notify_address(_TRANSMIT)))
             wire = int(frames["first_cycle"][0])
-            yield _row("doorbell_to_wire", rtt_ns, config, wire - kick,
-                       _chain(_reads(log), kick, wire))
+            yield case.row("doorbell_to_wire", config, wire - kick,
+                           _chain(_reads(log), kick, wire))
 
             card.engine.run(_SETTLE_CYCLES)
             _log_of(card)
@@ -128,12 +146,12 @@ def latencies(config: NicConfig, *, seed: int, spent: Spent) -> Iterator[dict[st
             writes = (log["channel"] == _RQ) & (log["kind"] == RequestKind.MEM_WRITE.value)
             used = _cycle(log, writes & (log["address"] == index))
             came = int(frames["last_cycle"][0])
-            yield _row("wire_to_used", rtt_ns, config, used - came,
-                       _chain(_reads(log), came, used))
+            yield case.row("wire_to_used", config, used - came,
+                           _chain(_reads(log), came, used))
             vector = _cycle(log, writes & (log["cycle"] > used) & (log["size"] == 4)
                             & (log["address"] >> 20 == _DOORBELL_WINDOW >> 20))
-            yield _row("used_to_interrupt", rtt_ns, config, vector - used,
-                       _chain(_reads(log), used, vector))
+            yield case.row("used_to_interrupt", config, vector - used,
+                           _chain(_reads(log), used, vector))
             card.engine.check()
             spent.add(card.engine)
 

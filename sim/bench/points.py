@@ -79,6 +79,7 @@ class Abilities:
     """Pairs a function that a driver can use."""
     in_order: bool
     max_frame_bytes: int
+    notification_data: bool = False
 
 
 def _unique(found: Iterable[Point], can: Abilities) -> list[Point]:

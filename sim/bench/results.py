@@ -91,6 +91,6 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
         if key in old:
             was, now = old[key]["cycles"], row["cycles"]
             changes.append(Change(
-                f"{row['path']}, {row['ring']}, {row['frame_bytes']} B, {row['rtt_ns']} ns: cycles",
-                was, now, now / was - 1))
+                f"{row['path']}, {row['ring']}{', told the index' * row['notification_data']}, "
+                f"{row['frame_bytes']} B, {row['rtt_ns']} ns: cycles", was, now, now / was - 1))
     return changes

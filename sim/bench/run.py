@@ -57,7 +57,8 @@ def _table(rows: Sequence[dict[str, Any]], latency: Sequence[dict[str, Any]],
                           f"[{colour}]{row['eta']:.3f}[/]")
     console.print(table)
     for row in latency:
-        console.print(f"{row['path'].replace('_', ' ')}, {row['rtt_ns']} ns round trip: "
+        console.print(f"{row['path'].replace('_', ' ')}, {row['rtt_ns']} ns round trip"
+                      f"{', with notification data' * row['notification_data']}: "
                       f"{row['cycles']} cycles, of which the card adds {row['added_cycles']}")
 
 

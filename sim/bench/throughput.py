@@ -17,8 +17,8 @@ from sim.native.bring_up import NativeCard, open_card
 from sim.native.engine import Engine, EngineOptions
 from sim.native.rings import RingDriver
 from sw_driver.buffers import Shape, make_buffer
-from sw_driver.layouts import NetHeader
-from sw_driver.net import NetOptions
+from sw_driver.layouts import Feature, NetHeader
+from sw_driver.net import SUPPORTED, NetOptions, without
 
 __all__ = ["Spent", "abilities", "cycles_of", "engine_options", "measure"]
 
@@ -48,7 +48,8 @@ def abilities(config: NicConfig) -> Abilities:
     return Abilities(
         rings=("split", "packed") if "RING_PACKED" in offered else ("split",),
         queues=config.queue_pairs if "MQ" in offered else 1,
-        in_order="IN_ORDER" in offered, max_frame_bytes=config.max_frame_bytes)
+        in_order="IN_ORDER" in offered, max_frame_bytes=config.max_frame_bytes,
+        notification_data="NOTIFICATION_DATA" in offered)
 
 
 def cycles_of(nanoseconds: int, config: NicConfig) -> int:
@@ -81,20 +82,23 @@ def measure(point: Point, config: NicConfig, *, seed: int, spent: Spent) -> Meas
                              keep="records", tlp_log=0)
     net = NetOptions(
         max_payload=config.max_payload_bytes, max_read=config.max_read_bytes, interrupts=False,
+        features=SUPPORTED if point.in_order else without(Feature.IN_ORDER),
         receive_bytes=NET_HEADER_BYTES + max(point.frame_bytes, 1514),
         receive_shape=Shape(offsets=(point.align, point.align)))
     with open_card(config, options=options, net=net) as card:
         engine = card.engine
+        if card.device.virtio.has(Feature.IN_ORDER) != point.in_order:
+            raise ValueError(f"{point}: the card does not offer IN_ORDER")
         frame = (bytes(range(256)) * 64)[:point.frame_bytes]
         receive: RingDriver | None = None
         if point.direction != "tx":
-            receive = _drive(card, _RECEIVE, point)
+            receive = card.drive(_RECEIVE, transmit=False, batch=point.batch)
             # The card has its descriptors before the first frame comes: no backlog to be made up.
             engine.run(_SETTLE_CYCLES)
             card.wire.generate([frame])
         if point.direction != "rx":
             card.port.run(_fill(card, frame, point))
-            _drive(card, _TRANSMIT, point)
+            card.drive(_TRANSMIT, transmit=True, batch=point.batch)
         engine.run(_WARM_UP_CYCLES)
         begun = engine.cycle
         card.wire.take()
@@ -123,14 +127,6 @@ async def _fill(card: NativeCard, frame: bytes, point: Point) -> None:
         ring.add(buffer.segments, [], buffer)
     ring.publish()
     await card.device.virtio.notify(_TRANSMIT)
-
-
-def _drive(card: NativeCard, queue: int, point: Point) -> RingDriver:
-    ring = card.device.rings[queue]
-    return card.engine.drive(
-        available=ring.available.address, used=ring.used.address, size=ring.size,
-        notify_address=card.device.virtio.notify_address(queue), notify_value=queue,
-        batch=point.batch, transmit=queue == _TRANSMIT)
 
 
 def _steady(times: np.ndarray[Any, np.dtype[np.uint64]], point: Point) -> Measured:

@@ -10,7 +10,9 @@ from pathlib import Path
 from hw.config import NicConfig
 from sim.native.engine import Engine, EngineOptions
 from sim.native.port import NativePort
+from sim.native.rings import RingDriver
 from sim.native.wire import NativeWire
+from sw_driver.layouts import Feature
 from sw_driver.net import NetDevice, NetOptions
 from sw_driver.pci import PciFunction, scan
 
@@ -29,6 +31,17 @@ class NativeCard:
     port: NativePort
     function: PciFunction
     device: NetDevice
+
+    def drive(self, queue: int, *, transmit: bool, batch: int = 32,
+              count: int | None = None) -> RingDriver:
+        """Go on with a queue of the device without Python, by the features that it negotiated."""
+        ring, virtio = self.device.rings[queue], self.device.virtio
+        return self.engine.drive(
+            available=ring.available.address, used=ring.used.address, size=ring.size,
+            notify_address=virtio.notify_address(queue), notify_value=queue, batch=batch,
+            count=count, transmit=transmit, notify_bytes=virtio.notify_bytes,
+            event_idx=virtio.has(Feature.EVENT_IDX), in_order=virtio.has(Feature.IN_ORDER),
+            notification_data=virtio.has(Feature.NOTIFICATION_DATA))
 
 
 async def _bring_up(engine: Engine, port: NativePort, config: NicConfig, net: NetOptions | None,

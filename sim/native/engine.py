@@ -401,12 +401,14 @@ class Engine:
     def drive(self, *, available: int, used: int, size: int, notify_address: int,
               notify_value: int, batch: int = 32, count: int | None = None,
               transmit: bool = False, keep_times: bool = True,
-              notify_bytes: int = 2) -> RingDriver:
+              notify_bytes: int | None = None, event_idx: bool = False,
+              notification_data: bool = False, in_order: bool = False) -> RingDriver:
         """Go on with a split ring that a driver in Python set up: see `RingDriver`."""
         return RingDriver(self._library, self.handle, available=available, used=used, size=size,
                           notify_address=notify_address, notify_value=notify_value, batch=batch,
                           count=count, transmit=transmit, keep_times=keep_times,
-                          notify_bytes=notify_bytes)
+                          notify_bytes=notify_bytes, event_idx=event_idx,
+                          notification_data=notification_data, in_order=in_order)
 
     # --- the card played by hand
 

@@ -79,7 +79,8 @@ class DriverParameters(ctypes.Structure):
     _fields_ = [("available", c_uint64), ("used", c_uint64), ("size", c_uint32),
                 ("batch", c_uint32), ("notify_address", c_uint64), ("notify_value", c_uint32),
                 ("notify_bytes", c_uint32), ("goal", c_uint64), ("transmit", c_uint32),
-                ("keep_times", c_uint32)]
+                ("keep_times", c_uint32), ("event_idx", c_uint32),
+                ("notification_data", c_uint32), ("in_order", c_uint32)]
 
 
 class DriverRecord(ctypes.Structure):

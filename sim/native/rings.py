@@ -48,29 +48,40 @@ class RingDriver:
     size
         Entries of the ring, a power of two.
     notify_address, notify_value, notify_bytes
-        The kick: what is written where (2 or 4 bytes).
+        The kick: what is written where (2 or 4 bytes; None: as many as it takes).
     batch
         Chains made available at a time; fewer only when the card has none left.
     count
         Stop after so many used chains (`Event.DRIVER_DONE`); None: go on.
     keep_times
         Keep the cycle in which each chain was seen to be used.
+    event_idx, notification_data, in_order
+        What was negotiated: the card says by avail_event which entry it wants a kick for; a kick
+        has the available index in its upper half; chains come back in order, and a used entry of a
+        transmit ring may stand for several (any other order is a violation).
     """
 
     def __init__(self, library: Any, handle: int, *, available: int, used: int, size: int,
                  notify_address: int, notify_value: int, batch: int, count: int | None,
-                 transmit: bool, keep_times: bool, notify_bytes: int) -> None:
+                 transmit: bool, keep_times: bool, notify_bytes: int | None, event_idx: bool,
+                 notification_data: bool, in_order: bool) -> None:
         if not 1 <= size <= 32768 or size & (size - 1):
             raise ValueError(f"size must be a power of two from 1 to 32768, not {size}")
         if not 1 <= batch <= size:
             raise ValueError(f"batch must be from 1 to {size}, not {batch}")
         if count is not None and count < 1:
             raise ValueError(f"count must be at least 1, or None, not {count}")
-        if notify_bytes not in (2, 4):
-            raise ValueError(f"notify_bytes must be 2 or 4, not {notify_bytes}")
+        if notify_bytes is None:
+            notify_bytes = 4 if notification_data else 2
+        if notify_bytes != 4 and (notify_bytes != 2 or notification_data):
+            raise ValueError(f"notify_bytes must be {'' if notification_data else '2 or '}4, "
+                             f"not {notify_bytes}")
+        if notify_bytes == 4 and notify_address % 4:
+            raise ValueError(f"notify_address must be a multiple of 4, not {notify_address:#x}")
         self._library, self._handle = library, handle
         parameters = c.DriverParameters(available, used, size, batch, notify_address, notify_value,
-                                        notify_bytes, count or 0, transmit, keep_times)
+                                        notify_bytes, count or 0, transmit, keep_times, event_idx,
+                                        notification_data, in_order)
         self._index = library.rl_driver_add(handle, ctypes.byref(parameters))
         if self._index < 0:
             name = "available" if self._index == -1 else "used"

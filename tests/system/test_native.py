@@ -200,15 +200,11 @@ def test_ring_driver(transmit: bool, seed: int) -> None:
     with open_card(FULL, options=EngineOptions(rx_rate=20.0), net=net) as card:
         device, engine = card.device, card.engine
         number = 1 if transmit else 0
-        ring = device.rings[number]
         if transmit:
             card.port.run(device.send_many(frames))
         else:
             card.wire.generate(frames, count=400)
-        driver = engine.drive(
-            available=ring.available.address, used=ring.used.address, size=ring.size, batch=8,
-            notify_address=device.virtio.notify_address(number), notify_value=number, count=400,
-            transmit=transmit)
+        driver = card.drive(number, transmit=transmit, batch=8, count=400)
         assert engine.run_until(Event.DRIVER_DONE, 400_000) & Event.DRIVER_DONE
         engine.run(1000)  # a buffer is used before its frame has left
         state, times = driver.state, driver.times
@@ -229,11 +225,9 @@ def test_link_rate() -> None:
     link = Link(lanes=2)
     options = EngineOptions(link=link, tx_rate=LINE_100G, keep="nothing", tlp_log=0)
     with open_card(FULL, options=options, net=NetOptions(interrupts=False)) as card:
-        engine, ring = card.engine, card.device.rings[1]
+        engine = card.engine
         card.port.run(card.device.send_many([bytes(1514)] * 256))
-        engine.drive(available=ring.available.address, used=ring.used.address, size=ring.size,
-                     notify_address=card.device.virtio.notify_address(1), notify_value=1,
-                     transmit=True)
+        card.drive(1, transmit=True)
         engine.run(10_000)
         before = engine.counters
         engine.run(30_000)

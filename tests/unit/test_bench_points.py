@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from hw.config import NicConfig
+from sim.bench.latency import _cases
 from sim.bench.limits import Ring
 from sim.bench.page import performance_page, unexplained
 from sim.bench.points import FRAME_BYTES, POINTS_MAX, Abilities, Point, points
@@ -18,7 +19,8 @@ from sim.bench.report import write_html
 from sim.bench.results import Measured, compare, point_row, read_results
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "bench.schema.json"
-EVERYTHING = Abilities(rings=get_args(Ring), queues=16, in_order=True, max_frame_bytes=9018)
+EVERYTHING = Abilities(rings=get_args(Ring), queues=16, in_order=True, max_frame_bytes=9018,
+                       notification_data=True)
 TODAY = Abilities(rings=("split",), queues=1, in_order=False, max_frame_bytes=9018)
 CONFIG = NicConfig.preset("full")
 
@@ -64,6 +66,21 @@ def test_what_the_card_cannot_do_is_left_out() -> None:
         assert point.queues <= 4
         assert point.frame_bytes <= 2048
         assert not point.in_order
+
+
+def test_latencies_are_measured_with_what_the_card_offers() -> None:
+    """Without NOTIFICATION_DATA always, so that there is a figure to compare with."""
+    assert {(case.notification_data, case.rtt_ns) for case in _cases(TODAY)} == {
+        (False, 500), (False, 1000)}
+    assert {(case.notification_data, case.rtt_ns) for case in _cases(EVERYTHING)} == {
+        (False, 500), (False, 1000), (True, 500), (True, 1000)}
+    rows = [case.row("wire_to_used", CONFIG, 100, 0) for case in _cases(EVERYTHING)]
+    schema = json.loads(SCHEMA.read_text())["properties"]["latency"]
+    jsonschema.validate(rows, schema)
+    assert [row["notification_data"] for row in rows] == [False, False, True, True]
+    # Each is compared with its like alone.
+    before = {"points": [], "latency": rows}
+    assert len({change.what for change in compare(before, before)}) == len(rows)
 
 
 def _results(cycles: int) -> dict[str, Any]:

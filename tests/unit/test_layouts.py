@@ -19,6 +19,7 @@ from sw_driver.layouts import (
     Field,
     NetConfig,
     NetHeader,
+    SplitLayout,
     Status,
     field_names,
 )
@@ -84,6 +85,14 @@ def ring_rows() -> Iterator[Row]:
             yield (f"{structure} {member}", f"offsetof(struct vring_{structure}, {member})",
                    offset)
     yield "used element", "sizeof(struct vring_used_elem)", 8
+    for size in (1, 8, 256, 32768):
+        for name, ring, field in (("used_event", "avail", SplitLayout.used_event(size)),
+                                  ("avail_event", "used", SplitLayout.avail_event(size))):
+            made = f"static char room[2 << 20]; struct vring r; vring_init(&r, {size}, room, 64)"
+            yield (f"{name} of {size}",
+                   f"({{ {made}; (char *)&vring_{name}(&r) - (char *)r.{ring}; }})", field.offset)
+            yield (f"{name} of {size}, its size",
+                   f"({{ struct vring r; sizeof(vring_{name}(&r)); }})", field.size)
     yield "used length", "offsetof(struct vring_used_elem, len)", 4
     yield "descriptor size", "sizeof(struct vring_desc)", 16
     for name, value in (("DESC", 16), ("AVAIL", 2), ("USED", 4)):

@@ -292,10 +292,11 @@ int rl_driver_add(void* e, const RingDriver::Parameters* parameters) {
     Engine& engine = of(e);
     Engine::Held held(engine);
     uint64_t size = parameters->size;
-    const Region* available = engine.memory.find(parameters->available, 4 + 2 * size);
+    unsigned event = parameters->event_idx ? 2 : 0;
+    const Region* available = engine.memory.find(parameters->available, 4 + 2 * size + event);
     if (!available) return -1;
     uint8_t* available_at = available->bytes + (parameters->available - available->address);
-    const Region* used = engine.memory.find(parameters->used, 4 + 8 * size);
+    const Region* used = engine.memory.find(parameters->used, 4 + 8 * size + event);
     if (!used) return -2;
     uint8_t* used_at = used->bytes + (parameters->used - used->address);
     engine.drivers.push_back(std::make_unique<RingDriver>(*parameters, available_at, used_at));

@@ -37,11 +37,19 @@ void RingDriver::step(uint64_t now, RootComplex& root, Counters& counters, Event
         const uint8_t* entry = used_ + kEntries + 8 * (seen_ & (parameters_.size - 1));
         uint32_t pair[2];
         memcpy(pair, entry, 8);
-        held_.push_back(pair[0]);
+        unsigned chains = batch_of(pair[0], uint16_t(index - seen_));
+        if (!chains) {
+            events.violate("used element %u names %u, which is not its turn", seen_, pair[0]);
+            gone_ = true;
+            return;
+        }
         bytes += pair[1];
-        if (!done++) first_cycle = now;
-        if (parameters_.keep_times) times.push_back(now);
-        ++seen_;
+        while (chains--) {
+            held_.push_back(chains ? available_at(seen_) : pair[0]);
+            if (!done++) first_cycle = now;
+            if (parameters_.keep_times) times.push_back(now);
+            ++seen_;
+        }
     } while (seen_ != index);
     last_cycle = now;
     if (parameters_.goal && done >= parameters_.goal) {
@@ -49,6 +57,27 @@ void RingDriver::step(uint64_t now, RootComplex& root, Counters& counters, Event
         running_ = false;
     }
     publish(root, counters);
+}
+
+uint16_t RingDriver::available_at(uint16_t index) const {
+    return load16(available_ + kEntries + 2 * (index & (parameters_.size - 1)));
+}
+
+// How many chains a used entry stands for; 0 if it can be none. In order it may close a batch of
+// chains that are only read. Their heads are still in the available ring: a place there is written
+// again only after its chain has come back.
+unsigned RingDriver::batch_of(unsigned head, unsigned pending) const {
+    if (!parameters_.in_order) return 1;
+    for (unsigned chains = 1; chains <= (parameters_.transmit ? pending : 1); ++chains)
+        if (available_at(seen_ + chains - 1) == head) return chains;
+    return 0;
+}
+
+// To be asked once for what was made available from `old` on.
+bool RingDriver::kick_wanted(uint16_t old) const {
+    if (!parameters_.event_idx) return !(load16(used_) & kNoNotify);
+    uint16_t event = load16(used_ + kEntries + 8 * parameters_.size);
+    return uint16_t(published_ - event - 1) < uint16_t(published_ - old);
 }
 
 void RingDriver::publish(RootComplex& root, Counters& counters) {
@@ -71,7 +100,7 @@ void RingDriver::publish(RootComplex& root, Counters& counters) {
         barrier();
         store16(available_ + kIndex, published_);
         std::atomic_thread_fence(std::memory_order_seq_cst);
-        if (load16(used_) & kNoNotify) {
+        if (!kick_wanted(published_ - batch)) {
             ++kicks_spared;
             continue;
         }
@@ -83,6 +112,7 @@ void RingDriver::publish(RootComplex& root, Counters& counters) {
         unsigned lead = parameters_.notify_address & 3;
         kick.first_be = (parameters_.notify_bytes == 2 ? 0x3 : 0xF) << lead & 0xF;
         uint32_t word = parameters_.notify_value << 8 * lead;
+        if (parameters_.notification_data) word |= uint32_t(published_) << 16;
         uint8_t payload[4];
         memcpy(payload, &word, 4);
         root.access.issue(kick, payload, 4, true);

@@ -14,6 +14,7 @@ namespace ringlet {
 // Goes on from where another driver left a ring: the descriptors stay as they are, and each chain
 // that the card has used is made available again, in batches, one kick each. So a transmit queue
 // sends the frames that it was left with over and over, and a receive queue never lacks buffers.
+// It asks for no interrupts: the flag, or used_event, stays as it was left.
 class RingDriver {
 public:
     struct Parameters {
@@ -26,6 +27,9 @@ public:
         uint64_t goal;             // stop after so many used chains; 0: go on
         uint32_t transmit;
         uint32_t keep_times;
+        uint32_t event_idx;          // what was negotiated
+        uint32_t notification_data;
+        uint32_t in_order;
     };
 
     RingDriver(const Parameters& parameters, uint8_t* available, uint8_t* used);
@@ -61,6 +65,9 @@ private:
     std::vector<uint16_t> held_;
 
     void publish(RootComplex& root, Counters& counters);
+    uint16_t available_at(uint16_t index) const;
+    unsigned batch_of(unsigned head, unsigned pending) const;
+    bool kick_wanted(uint16_t old) const;
 };
 
 }  // namespace ringlet

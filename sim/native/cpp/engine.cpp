@@ -114,6 +114,8 @@ void Engine::step_without_card() {
         played_at = cycle;
         playing.pop_front();
     }
+    events.now = cycle;
+    for (auto& driver : drivers) driver->step(cycle, root, counters, events);
     events.now = cycle + 1;
     bool paced = link.down_rate > 0;
     if ((!paced || (cycle >= rc_free_ && link.down_free(cycle + 1))) &&
