@@ -49,7 +49,7 @@ class _StateLayout(data.StructLayout):
 
 
 class Notification(wiring.Component):
-    """Tell the driver of used buffers, if it wants that (virtio 1.4, 2.7.7 and 2.7.10).
+    """Tell the driver of used buffers, if it wants that (virtio 1.4, 2.7.7).
 
     After a burst was published the available ring's flags are read, fenced, so behind the used
     index on its way to memory: a driver that re-arms, and then looks at the index, either sees the
@@ -250,7 +250,7 @@ class Notification(wiring.Component):
                 m.next = "ANSWERED"
                 with m.If(error != ReadError.NONE):
                     m.next = "FAULT"
-                # (new - event - 1) mod 2^16 < (new - old) mod 2^16, as 2.7.10 has it
+                # (new - event - 1) mod 2^16 < (new - old) mod 2^16
                 with m.Elif(behind < state.count):
                     m.next = "STATUS"
             with m.State("STATUS"):
