@@ -35,7 +35,7 @@ _VLAN = 4
 SUPPORTED = (
     Feature.MTU, Feature.MAC, Feature.STATUS, Feature.VERSION_1, Feature.ACCESS_PLATFORM,
     Feature.ORDER_PLATFORM, Feature.SPEED_DUPLEX, Feature.EVENT_IDX, Feature.NOTIFICATION_DATA,
-    Feature.IN_ORDER,
+    Feature.IN_ORDER, Feature.RING_RESET,
 )
 """What this driver can use."""
 
@@ -96,6 +96,7 @@ class NetStatistics:
     empty_wakes: int = 0
     """Wake-ups that found nothing used."""
     resets: int = 0
+    queue_resets: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ class _Queue:
     """A queue with its ring, its interrupt, and what waits in it."""
 
     index: int
+    name: str
     ring: SplitRing[Buffer]
+    vector: int
     interrupt: Interrupt | None
     spare: list[Buffer] = field(default_factory=list)
 
@@ -168,12 +171,14 @@ class NetDevice:
                                        max_read=options.max_read)
         await self.function.enable(bus_master=True)
         self.needs_reset = False
-        await virtio.start(options.features, NET_DEPENDENCIES)
+        # In the order of the ring is the order of the table: not one of chance.
+        wanted = set(options.features) - ({Feature.IN_ORDER} if options.shuffle else set())
+        await virtio.start(wanted, NET_DEPENDENCIES)
         try:
             await self._read_whole_config()
-            interrupts = await self._set_up_interrupts(2)
-            self._receive = [await self._set_up_queue(0, "receive", interrupts)]
-            self._transmit = [await self._set_up_queue(1, "transmit", interrupts)]
+            receive, transmit = await self._set_up_interrupts(2)
+            self._receive = [await self._set_up_queue(0, "receive", *receive)]
+            self._transmit = [await self._set_up_queue(1, "transmit", *transmit)]
             for queue in (*self._receive, *self._transmit):
                 await virtio.enable_queue(queue.index)
         except TransportError:
@@ -204,8 +209,8 @@ class NetDevice:
         shares = [min(1 + queue, vectors - 1) for queue in range(queues)]
         return [(vector, interrupts[vector]) for vector in shares]
 
-    async def _set_up_queue(self, index: int, name: str,
-                            interrupts: list[tuple[int, Interrupt | None]]) -> _Queue:
+    async def _set_up_queue(self, index: int, name: str, vector: int,
+                            interrupt: Interrupt | None) -> _Queue:
         most = await self.virtio.queue_size(index)
         if not most:
             raise TransportError(f"there is no queue {index}")
@@ -215,9 +220,8 @@ class NetDevice:
             self.port, size, name=f"{self.function.bdf:04x} {name}",
             shuffle=self._rng if self.options.shuffle and not in_order else None,
             event_idx=self.virtio.has(Feature.EVENT_IDX), in_order=in_order)
-        vector, interrupt = interrupts[index]
         await self.virtio.set_up_queue(index, ring, vector=vector)
-        queue = _Queue(index, ring, interrupt)
+        queue = _Queue(index, name, ring, vector, interrupt)
         ring.suppress_interrupts(interrupt is None or self.options.suppress)
         return queue
 
@@ -458,6 +462,26 @@ class NetDevice:
             for buffer in (*queue.ring.free(), *queue.spare):
                 buffer.free()
         self._receive, self._transmit = [], []
+
+    async def reset_queue(self, index: int) -> int:
+        """Reset a queue, and set it up again with a fresh ring, while the other one goes on.
+
+        No other call may be using that queue. Gives how many chains the device had not used.
+        """
+        self._refuse_broken()
+        queues = self._receive if index % 2 == 0 else self._transmit
+        old = queues[index // 2]
+        await self.virtio.reset_queue(index)
+        lost = old.ring.free()
+        for buffer in (*lost, *old.spare):
+            buffer.free()
+        new = await self._set_up_queue(index, old.name, old.vector, old.interrupt)
+        queues[index // 2] = new
+        await self.virtio.enable_queue(index)
+        self.statistics.queue_resets += 1
+        if queues is self._receive:
+            await self._refill(new)
+        return len(lost)
 
     async def recover(self) -> None:
         """After `DeviceNeedsReset`: reset the device and open it again, with fresh rings."""

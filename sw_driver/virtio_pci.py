@@ -300,6 +300,23 @@ class VirtioPci:
                                        * self.notify_multiplier)
         self._rings[queue] = ring
 
+    async def reset_queue(self, queue: int) -> None:
+        """Reset one queue (RING_RESET), and wait until the device says that it is done.
+
+        Afterwards the queue is to be set up from the beginning, and enabled.
+        """
+        if not self.has(Feature.RING_RESET):
+            raise TransportError("the device resets no single queue")
+        await self.put(CommonConfig.QUEUE_SELECT, queue)
+        await self.put(CommonConfig.QUEUE_RESET, 1)
+        deadline = self.port.now() + _RESET_CYCLES
+        while await self.get(CommonConfig.QUEUE_RESET):
+            if self.port.now() >= deadline:
+                raise TransportError(f"the reset of queue {queue} does not end")
+            await self.port.sleep(_POLL_CYCLES)
+        if await self.get(CommonConfig.QUEUE_ENABLE):
+            raise TransportError(f"queue {queue} is enabled after its reset")
+
     async def enable_queue(self, queue: int) -> None:
         """Switch a queue on, when all the rest of it is set."""
         await self.put(CommonConfig.QUEUE_SELECT, queue)

@@ -126,6 +126,35 @@ async def in_traffic(dut: Any) -> None:
 
 
 @cocotb.test
+async def one_queue(dut: Any) -> None:
+    """Reset one queue at many moments: nothing more of it, and the other's traffic goes on."""
+    rng = random.Random(SEED)
+    card, flow = await busy_card(dut, rng)
+    meanwhile = [0, 0]  # frames of the other queue, by the queue that is reset
+    for turn in range(CASE["turns"]):
+        flow.start()
+        await card.ticker.sleep(rng.choice((rng.randint(1, 300), rng.randint(300, 3000))))
+        queue = turn % 2
+        flow.stop(("receive", "transmit")[queue])
+        begun, before = card.ticker.cycle, (flow.out, flow.got)
+        lost = await card.device.reset_queue(queue)
+        meanwhile[queue] += (flow.out, flow.got)[queue == 1] - before[queue == 1]
+        dut._log.info("turn %d: queue %d, answered after %d, %d chains given up; %d sent, %d left, "
+                      "%d given, %d received", turn, queue, card.ticker.cycle - begun, lost,
+                      flow.sent, flow.out, flow.given, flow.got)
+    assert all(meanwhile), meanwhile
+    flow.start()
+    await flow.finish()
+    assert card.device.statistics.queue_resets == CASE["turns"]
+    drops = await balance(card, driver=False)
+    dut._log.info("drops %s", drops)
+    assert drops.keys() <= {"queue_down", "queue_full", "pool_full", "entry_full"}, drops
+    await both_ways(card, [make_frame(number, 60 + 11 * number) for number in range(20)],
+                    [make_frame(number, 60 + 13 * number) for number in range(20)])
+    await settle(card)
+
+
+@cocotb.test
 async def asleep(dut: Any) -> None:
     """D3hot at many moments: nothing leaves the card in it, and nothing that was sent is lost."""
     rng = random.Random(SEED)

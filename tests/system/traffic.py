@@ -169,7 +169,7 @@ class Flow:
         self._batch = batch
         self._last_out = self._last_got = -1
         self._ending = False
-        self._tasks: list[Any] = []
+        self._tasks: dict[str, Any] = {}
         card.wire.on_frame.append(self._watch)
 
     def _watch(self, frame: WireFrame) -> None:
@@ -188,24 +188,26 @@ class Flow:
 
     def start(self) -> None:
         """Begin, or go on."""
-        self._tasks = [cocotb.start_soon(self._transmit()), cocotb.start_soon(self._receive())]
+        for name, way in (("transmit", self._transmit), ("receive", self._receive)):
+            if name not in self._tasks:
+                self._tasks[name] = cocotb.start_soon(way())
         if self._ahead:
             self._feed()
 
-    def stop(self) -> None:
-        """Stop the driver where it stands; the wire's frames go on coming."""
-        for task in self._tasks:
-            if not task.done():
+    def stop(self, *ways: str) -> None:
+        """Stop the driver where it stands, or one way of it; the wire's frames go on coming."""
+        for name in ways or ("transmit", "receive"):
+            task = self._tasks.pop(name, None)
+            if task is not None and not task.done():
                 task.cancel()
-        self._tasks = []
 
     async def finish(self) -> None:
         """Let all that was sent and given come through; the device must be open and well."""
         self._ending = True
         self.card.wire.forget()
-        for task in self._tasks:
+        for task in self._tasks.values():
             await task
-        self._tasks = []
+        self._tasks = {}
         await self.card.ticker.sleep(_REST)
         self.card.wire.on_frame.remove(self._watch)
 
