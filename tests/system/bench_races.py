@@ -62,13 +62,13 @@ async def kick_of_transmit(dut: Any) -> None:
     window = range(*CASE["window"])
     for offset in window:
         await device.send_many([make_frame(number, 60) for number in range(BATCH)])
-        await card.ticker.until(lambda: not ring.kick_wanted(), LATE, "NO_NOTIFY")
+        await card.ticker.until(lambda: not ring.awaits_kick(), LATE, "NO_NOTIFY")
         await card.ticker.sleep(offset)
         kicks = device.statistics.kicks
         await device.send(make_frame(offset, 61))
         wanted.append(device.statistics.kicks - kicks)
         await in_time(card, f"offset {offset}", device.drain())
-        await card.ticker.until(ring.kick_wanted, LATE, "the end of NO_NOTIFY")
+        await card.ticker.until(ring.awaits_kick, LATE, "the end of NO_NOTIFY")
         await card.ticker.sleep(100)
         assert card.wire.frames[-1].data == make_frame(offset, 61)
     both_orders(card, wanted, window)
@@ -87,7 +87,7 @@ async def kick_of_receive(dut: Any) -> None:
         for frame in frames:
             card.wire.send(frame)
         await card.ticker.until(lambda: ring.used_index == ring._published, LATE, "all frames")
-        await card.ticker.until(ring.kick_wanted, LATE, "the end of NO_NOTIFY")
+        await card.ticker.until(ring.awaits_kick, LATE, "the end of NO_NOTIFY")
 
     wanted = []
     window = range(*CASE["window"])
@@ -95,7 +95,7 @@ async def kick_of_receive(dut: Any) -> None:
         await use_up()
         for frame in frames[:REFILL]:
             assert await device.receive(0) == frame
-        await card.ticker.until(lambda: not ring.kick_wanted(), LATE, "NO_NOTIFY")
+        await card.ticker.until(lambda: not ring.awaits_kick(), LATE, "NO_NOTIFY")
         for frame in frames[REFILL:-1]:
             assert await device.receive(0) == frame
         await card.ticker.sleep(offset)
