@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import jsonschema
@@ -21,7 +22,7 @@ FULL = NicConfig.preset("full")
 
 
 def test_today() -> None:
-    assert abilities(FULL) == Abilities(("split",), 1, False, 9018)
+    assert abilities(FULL) == Abilities(("split",), 1, True, 9018, notification_data=True)
 
 
 @pytest.mark.parametrize("direction", ["tx", "rx", "duplex"])
@@ -37,15 +38,20 @@ def test_no_point_passes_its_limit(direction: str, frame_bytes: int) -> None:
 
 
 def test_latency() -> None:
-    rows = {(row["path"], row["rtt_ns"]): row for row in latencies(FULL, seed=1, spent=Spent())}
-    assert {path for path, _ in rows} == {"doorbell_to_wire", "wire_to_used", "used_to_interrupt"}
-    for rtt_ns in (500, 1000):
-        assert rows["doorbell_to_wire", rtt_ns]["reads"] == 4
-        assert rows["wire_to_used", rtt_ns]["reads"] == 0
-        assert rows["used_to_interrupt", rtt_ns]["reads"] == 1
-    for path in ("doorbell_to_wire", "wire_to_used", "used_to_interrupt"):
-        # What the card adds is its own: it does not depend on the host.
-        assert rows[path, 500]["added_cycles"] == rows[path, 1000]["added_cycles"] > 0
+    paths = ("doorbell_to_wire", "wire_to_used", "used_to_interrupt")
+    rows = {(row["path"], row["rtt_ns"], row["notification_data"]): row
+            for row in latencies(FULL, seed=1, spent=Spent())}
+    assert rows.keys() == set(product(paths, (500, 1000), (False, True)))
+    for told in (False, True):
+        for rtt_ns in (500, 1000):
+            # A doorbell that tells the index spares the first read.
+            assert rows["doorbell_to_wire", rtt_ns, told]["reads"] == 4 - told
+            assert rows["wire_to_used", rtt_ns, told]["reads"] == 0
+            assert rows["used_to_interrupt", rtt_ns, told]["reads"] == 1
+        for path in paths:
+            # What the card adds is its own: it does not depend on the host.
+            added = [rows[path, rtt_ns, told]["added_cycles"] for rtt_ns in (500, 1000)]
+            assert added[0] == added[1] > 0
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

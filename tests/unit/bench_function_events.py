@@ -150,7 +150,9 @@ async def queue_resets_amid_others(dut: Any, stalls: bool) -> None:
         host.set(function, "device_status", DRIVER_OK)
         await host.settle()
         assert host.asked == [("RESET_QUEUE", base + 1), ("START", base)]
-        # A reset of the function waits for it, and then is one of everything.
+        # A reset of the function waits for it, and then is one of everything: none is left to do.
+        host.set(function, "queue_select", 0)
+        host.set(function, "queue_reset", 1)
         host.set(function, "device_status", 0)
         await host.settle()
         assert len(host.asked) == 2
