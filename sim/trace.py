@@ -27,18 +27,23 @@ class Step:
         return asdict(self)
 
 
-def _of_write(region_name: str, offset: int) -> str:
-    if region_name.endswith("used ring"):
-        return {0: "kick suppression", 2: "used index"}.get(offset, "used entry")
-    return "frame" if "buffer" in region_name else region_name
+_EVENT_BYTES = 2  # at the end of both rings: the index from which on the other side is told
 
 
-def _of_read(region_name: str, offset: int) -> str:
-    if region_name.endswith("available ring"):
-        return {0: "interrupt suppression", 2: "available index"}.get(offset, "available ring")
-    if region_name.endswith("descriptors"):
+def _of_write(region: Any, offset: int) -> str:
+    if region.name.endswith("used ring"):
+        return {0: "kick suppression", 2: "used index",
+                region.size - _EVENT_BYTES: "kick event"}.get(offset, "used entry")
+    return "frame" if "buffer" in region.name else str(region.name)
+
+
+def _of_read(region: Any, offset: int) -> str:
+    if region.name.endswith("available ring"):
+        return {0: "interrupt suppression", 2: "available index",
+                region.size - _EVENT_BYTES: "interrupt event"}.get(offset, "available ring")
+    if region.name.endswith("descriptors"):
         return "descriptor"
-    return "frame" if "buffer" in region_name else region_name
+    return "frame" if "buffer" in region.name else str(region.name)
 
 
 def annotate(find: Callable[[int], Any], log: Iterable[TlpRecord],
@@ -53,14 +58,14 @@ def annotate(find: Callable[[int], Any], log: Iterable[TlpRecord],
             name = "doorbell" if record.kind == "MEM_WRITE" else record.kind.lower()
             steps.append(Step(record.cycle, "host", "card", name, size))
         elif record.channel == "rq" and record.kind == "MEM_READ":
-            name = _of_read(region.name, record.address - region.address) \
+            name = _of_read(region, record.address - region.address) \
                 if region else "frame"  # its buffer has been given back since
             asked[record.tag] = name
             steps.append(Step(record.cycle, "card", "host", f"read {name}", size))
         elif record.channel == "rc":
             steps.append(Step(record.cycle, "host", "card", asked.get(record.tag, "data"), size))
         elif record.channel == "rq":
-            name = _of_write(region.name, record.address - region.address) \
+            name = _of_write(region, record.address - region.address) \
                 if region else "interrupt" if record.size == 4 else "frame"
             steps.append(Step(record.cycle, "card", "host", name, size))
     for frame in frames:

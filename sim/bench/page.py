@@ -112,8 +112,9 @@ round trip.
 
 {latency}
 
-A batch of 1 may show more than 1: the limit counts a doorbell for each packet, and the card asks
-for none while it is busy.
+Where the card's bus or the link is the limit a share may lie above 1: the limit counts a doorbell a
+batch, and a look at the driver's flags for every 32 descriptors; while it is busy the card asks for
+no doorbells, and looks at the flags once a round trip.
 
 ## What holds it
 

@@ -83,7 +83,8 @@ def test_the_ladder_is_in_order(folder: Path) -> None:
     """A packet's way is what the standard says: each step after the one it depends on."""
     report = json.loads((folder / "report.json").read_text())
     names = [step["name"] for step in report["ways"]["tx"]]
-    order = ["doorbell", "read available index", "read available ring", "read descriptor",
+    # The doorbell tells the index: it is looked at when there is nothing left to do.
+    order = ["doorbell", "read available ring", "read descriptor",
              "read frame", "frame on the wire", "used entry", "used index", "interrupt"]
     places = [names.index(name) for name in order]
     assert places == sorted(places)

@@ -611,7 +611,7 @@ def test_a_multiplier_that_is_none(multiplier: int) -> None:
 def test_each_queue_is_used_as_was_agreed(features: int) -> None:
     host = machine(features=features)
     host.card.kicks_only = host.card.close_batches = True
-    device = opened(host, shuffle=True, transmit_shape=Shape(segments=(1, 3)))
+    device = opened(host, transmit_shape=Shape(segments=(1, 3)))
     frames = [bytes([number]) * 100 for number in range(100)]
     run(device.send_many(frames, batch=8))
     run(device.drain())
@@ -619,6 +619,17 @@ def test_each_queue_is_used_as_was_agreed(features: int) -> None:
     for ring in device.rings.values():
         assert ring.event_idx == bool(features & EVENT_IDX)
         assert ring.in_order == bool(features & IN_ORDER)
+    quiet(host)
+
+
+def test_who_shuffles_does_not_want_the_order_of_the_ring() -> None:
+    host = machine(features=COMBINATIONS[-1] | IN_ORDER)
+    device = opened(host, shuffle=True)
+    assert not any(ring.in_order for ring in device.rings.values())
+    frames = [bytes([number]) * 100 for number in range(100)]
+    run(device.send_many(frames, batch=8))
+    run(device.drain())
+    assert host.card.sent == frames
     quiet(host)
 
 
