@@ -32,7 +32,7 @@ def run(preset: str, bench: str, testcase: str, **case: Any) -> None:
 @pytest.mark.virtio("CORE-RSVD-01", "CORE-FEAT-02", "SPL-USED-01", "SPL-USED-02", "SPL-RING-06",
                     "SPL-EVT-02", "SPL-EVT-03", "SPL-EVT-07", "IMP-SPL-USED-01", "NET-RXB-01",
                     "NET-RXB-02", "NET-RX-01", "NET-RX-05", "NET-RX-26", "NET-RX-31",
-                    "NET-CFG-06", "NET-CFG-07", "IMP-NET-TX-01", "IMP-NET-RX-02")
+                    "NET-CFG-06", "NET-CFG-07", "IMP-NET-TX-01", "IMP-NET-RX-02", "CORE-RSVD-05")
 @pytest.mark.parametrize(("preset", "lengths"), [
     ("full", (60, 1514, 1)), ("full", (1515, 9018, 83)), ("small", (60, 76, 5)),
     ("small", (1000, 2000, 500))])
