@@ -115,6 +115,24 @@ def _between(way: Sequence[Step], first: str, last: str) -> int:
     return cycles[last] - cycles[first]
 
 
+def _reads_in_turn(way: Sequence[Step]) -> int:
+    """Count the reads before the frame leaves of which each waited for the answer to another."""
+    asked: dict[str, int] = {}
+    spans = []
+    for step in way:
+        if step.name == "frame on the wire":
+            break
+        if step.name.startswith("read "):
+            asked[step.name.removeprefix("read ")] = step.cycle
+        elif step.name in asked:
+            spans.append((step.cycle, asked.pop(step.name)))
+    count = free = 0
+    for answered, begun in sorted(spans):
+        if begun >= free:
+            count, free = count + 1, answered
+    return count
+
+
 def demonstrate(what: Demonstration, progress: Callable[[str], None]) -> dict[str, Any]:
     """Run the demonstration; give all that the report tells.
 
@@ -145,6 +163,7 @@ def demonstrate(what: Demonstration, progress: Callable[[str], None]) -> dict[st
         come = _way(card, _one_in(card, small), log)
         results["latency"] = {
             "doorbell_to_wire_cycles": _between(out, "doorbell", "frame on the wire"),
+            "doorbell_to_wire_reads": _reads_in_turn(out),
             "wire_to_used_cycles": _between(come, "frame on the wire", "used index")}
         results["ways"] = {"tx": [step.row() for step in out], "rx": [step.row() for step in come]}
         card.port.run(_account(card, results))

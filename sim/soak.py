@@ -177,7 +177,7 @@ class _Episode:
     async def reset(self) -> None:
         """Reset the card amid traffic, one way or another, and open it again."""
         card, port = self.card, self.card.port
-        kind = self.rng.choice(("device", "function"))
+        kind = self.rng.choice(("device", "function", "queue"))
         out = port.spawn(self._until_reset())
         for _ in range(self.rng.randint(1, 40)):
             card.wire.send(self.receive.make(self.size()))
@@ -186,12 +186,16 @@ class _Episode:
         card.wire.forget()
         if kind == "device":
             await card.device.close()
-        else:
+        elif kind == "function":
             await card.device.reset_function()
+        else:  # that of transmit always: its driver was stopped with frames half given
+            for queue in self.rng.choice(((1,), (0, 1), (1, 0))):
+                await card.device.reset_queue(queue)
         self.books.resets[kind] += 1
         # What was on its way into the card may still come, and is dropped.
         await self._rest()
-        await card.device.open()
+        if not card.device.is_open:
+            await card.device.open()
         await port.sleep(_UNDER_WAY_CYCLES)
 
     async def _until_reset(self) -> None:

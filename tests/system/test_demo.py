@@ -88,3 +88,4 @@ def test_the_ladder_is_in_order(folder: Path) -> None:
              "read frame", "frame on the wire", "used entry", "used index", "interrupt"]
     places = [names.index(name) for name in order]
     assert places == sorted(places)
+    assert report["latency"]["doorbell_to_wire_reads"] == 3  # ring, descriptor, frame
