@@ -136,7 +136,7 @@ class CommonConfig(wiring.Component):
         queue = Signal(QUEUE_BITS, reset_less=True)
         exists = Signal(reset_less=True)
         enabled = Signal(reset_less=True)       # the selected queue is
-        resetting = Signal(reset_less=True)     # the same
+        resetting = Signal(reset_less=True)     # it is being reset by itself
         offered_word = Signal(32, reset_less=True)
         driver_word = Signal(32, reset_less=True)
         window = Signal(FEATURE_WINDOWS, reset_less=True)  # selected by the driver; one-hot or none

@@ -485,6 +485,7 @@ class Registers(wiring.Component):
                     self.flr_done.valid.eq(ends_flr & ~clears),
                     self.requests.valid.eq(stops | start_now),
                 ]
+                # With a whole function, not with a single queue (of which none is first and last).
                 with m.If(clears & (clear_last == self.stride - 1) & (clear_index == 0)):
                     m.d.comb += isr.take.eq(1)
                 with m.If(self.answers.ready):

@@ -90,6 +90,16 @@ async def until_quiet(card: Card) -> None:
     raise AssertionError("the function does not come to rest within 10000 cycles")
 
 
+async def all_is_well(card: Card) -> None:
+    """See that every frame is accounted for, and that frames go both ways."""
+    drops = await balance(card, driver=False)
+    card.dut._log.info("drops %s", drops)
+    assert drops.keys() <= {"queue_down", "queue_full", "pool_full", "entry_full"}, drops
+    await both_ways(card, [make_frame(number, 60 + 11 * number) for number in range(20)],
+                    [make_frame(number, 60 + 13 * number) for number in range(20)])
+    await settle(card)
+
+
 KINDS = {"device": device_reset, "function": function_reset, "abrupt": abrupt_function_reset}
 
 
@@ -117,12 +127,7 @@ async def in_traffic(dut: Any) -> None:
     assert flow.got and flow.out
     flow.start()
     await flow.finish()
-    drops = await balance(card, driver=False)
-    dut._log.info("drops %s", drops)
-    assert drops.keys() <= {"queue_down", "queue_full", "pool_full", "entry_full"}, drops
-    await both_ways(card, [make_frame(number, 60 + 11 * number) for number in range(20)],
-                    [make_frame(number, 60 + 13 * number) for number in range(20)])
-    await settle(card)
+    await all_is_well(card)
 
 
 @cocotb.test
@@ -146,12 +151,7 @@ async def one_queue(dut: Any) -> None:
     flow.start()
     await flow.finish()
     assert card.device.statistics.queue_resets == CASE["turns"]
-    drops = await balance(card, driver=False)
-    dut._log.info("drops %s", drops)
-    assert drops.keys() <= {"queue_down", "queue_full", "pool_full", "entry_full"}, drops
-    await both_ways(card, [make_frame(number, 60 + 11 * number) for number in range(20)],
-                    [make_frame(number, 60 + 13 * number) for number in range(20)])
-    await settle(card)
+    await all_is_well(card)
 
 
 @cocotb.test
