@@ -290,6 +290,7 @@ class ChainTake(wiring.Component):
             answers.i.p.status.eq(Mux(found, ChainStatus.FOUND,
                                       Mux(short, ChainStatus.SHORT, ChainStatus.NONE))),
             answers.i.p.id.eq(ids.data),
+            answers.i.p.slots.eq(1),
             answers.i.p.bytes.eq(chain.bytes),
             answers.i.p.segments.eq(chain.segments),
             answers.i.p.more.eq(short | (found & more)),

@@ -47,7 +47,7 @@ class DeliveryLayout(data.StructLayout):
     """A frame on its way into a chain: where it is used, and how many bytes the driver gets."""
 
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "id": 16, "bytes": LENGTH_BITS})
+        super().__init__({"queue": QUEUE_BITS, "id": 16, "slots": 16, "bytes": LENGTH_BITS})
 
 
 class Deliver(wiring.Component):
@@ -201,6 +201,7 @@ class Deliver(wiring.Component):
             delivery.i.valid.eq(decided & found),
             delivery.i.p.queue.eq(frame.queue),
             delivery.i.p.id.eq(self.chains.p.id),
+            delivery.i.p.slots.eq(self.chains.p.slots),
             delivery.i.p.bytes.eq(frame.frame.bytes + NET_HEADER.size),
             drop.i.valid.eq(decided & ~found),
             drop.i.p.queue.eq(frame.queue),

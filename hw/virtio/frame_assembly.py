@@ -25,7 +25,9 @@ class SentLayout(data.StructLayout):
 
 class _Finished(data.StructLayout):
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "id": 16, "error": ReadError, "bytes": LENGTH_BITS})
+        super().__init__({
+            "queue": QUEUE_BITS, "id": 16, "slots": 16, "error": ReadError, "bytes": LENGTH_BITS,
+        })
 
 
 class FrameAssembly(wiring.Component):
@@ -108,6 +110,7 @@ class FrameAssembly(wiring.Component):
             taken.eq(self.answers.valid & self.answers.ready),
             finished.i.payload.queue.eq(context.queue),
             finished.i.payload.id.eq(context.id),
+            finished.i.payload.slots.eq(context.slots),
             finished.i.payload.error.eq(error),
             finished.i.payload.bytes.eq(context.bytes),
             finished.i.valid.eq(taken & ends),
@@ -132,6 +135,7 @@ class FrameAssembly(wiring.Component):
         m.d.comb += [
             self.used.p.queue.eq(chain.queue),
             self.used.p.id.eq(chain.id),
+            self.used.p.slots.eq(chain.slots),
             self.sent.p.queue.eq(chain.queue),
             self.sent.p.bytes.eq(chain.bytes),
             self.sent.valid.eq(self.used.valid & self.used.ready),

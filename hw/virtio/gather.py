@@ -25,6 +25,7 @@ class GatherContext(data.StructLayout):
     =========== ==== =====================================================================
     queue       13
     id          16   of the chain
+    slots       16   that it takes in the ring
     long        1    the frame is read in several groups
     begin       1    first group of the frame
     end         1    last group of the frame
@@ -36,7 +37,7 @@ class GatherContext(data.StructLayout):
 
     def __init__(self) -> None:
         super().__init__({
-            "queue": QUEUE_BITS, "id": 16, "long": 1, "begin": 1, "end": 1, "lead": 6,
+            "queue": QUEUE_BITS, "id": 16, "slots": 16, "long": 1, "begin": 1, "end": 1, "lead": 6,
             "header_rows": 2, "bytes": LENGTH_BITS,
         })
 
@@ -49,8 +50,8 @@ class _ChainLayout(data.StructLayout):
 
     def __init__(self, max_cells: int) -> None:
         super().__init__({
-            "queue": QUEUE_BITS, "id": 16, "bytes": LENGTH_BITS, "cells": range(max_cells + 1),
-            "long": 1,
+            "queue": QUEUE_BITS, "id": 16, "slots": 16, "bytes": LENGTH_BITS,
+            "cells": range(max_cells + 1), "long": 1,
         })
 
 
@@ -164,6 +165,7 @@ class Gather(wiring.Component):
             sized.i.valid.eq(self.chains.valid & found),
             sized.i.p.queue.eq(self.chains.p.queue),
             sized.i.p.id.eq(self.chains.p.id),
+            sized.i.p.slots.eq(self.chains.p.slots),
             sized.i.p.bytes.eq(frame_bytes),
             sized.i.p.cells.eq((last_byte >> cell_bits) + 1),
             sized.i.p.long.eq(tlps > self.group_tlps),
@@ -216,6 +218,7 @@ class Gather(wiring.Component):
             request.i.p.lead.eq(lane),
             context.queue.eq(chain.queue),
             context.id.eq(chain.id),
+            context.slots.eq(chain.slots),
             context.long.eq(chain.long),
             context.lead.eq(lane),
             context.bytes.eq(chain.bytes),

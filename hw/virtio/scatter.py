@@ -135,6 +135,7 @@ class Scatter(wiring.Component):
             self.used.valid.eq(writing.o.valid & (due != 0)),
             self.used.p.queue.eq(finished.queue),
             self.used.p.id.eq(finished.id),
+            self.used.p.slots.eq(finished.slots),
             self.used.p.bytes.eq(finished.bytes),
             writing.o.ready.eq(self.used.ready & (due != 0)),
         ]

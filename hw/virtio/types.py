@@ -70,11 +70,18 @@ class RingModesLayout(data.StructLayout):
     ================= ============================================================================
     event_idx         Kicks and interrupts are wanted from an index on, not by a flag
     notification_data A doorbell of 32 bits tells the available index
+    ring_packed       The ring is a packed one
+    indirect_desc     Descriptors may point to tables of descriptors
+    in_order          Buffers are used in the order in which they were made available
+    mrg_rxbuf         A received frame may lie in several chains
     ================= ============================================================================
+
+    The names are those of the feature bits.
     """
 
     def __init__(self) -> None:
-        super().__init__({"event_idx": 1, "notification_data": 1})
+        super().__init__({"event_idx": 1, "notification_data": 1, "ring_packed": 1,
+                          "indirect_desc": 1, "in_order": 1, "mrg_rxbuf": 1})
 
 
 class QueueConfigLayout(data.StructLayout):
@@ -84,9 +91,9 @@ class QueueConfigLayout(data.StructLayout):
     field    bits meaning
     ======== ==== ==========================================================================
     desc     64   Descriptor table
-    driver   64   Available ring (driver area)
-    device   64   Used ring (device area)
-    size     16   Entries, a power of two
+    driver   64   Available ring, or the driver's event suppression (driver area)
+    device   64   Used ring, or the device's event suppression (device area)
+    size     16   Entries; a power of two but for packed rings
     vector   16   MSI-X vector, FFFFh for none
     running  1    DRIVER_OK and enabled, and neither stopped nor faulted. An engine that starts
                   new work for a queue first takes on an obligation (`ObligationLayout`), then
@@ -143,10 +150,12 @@ class RunningLayout(data.StructLayout):
 class ReadyLayout(data.StructLayout):
     """``count`` more chains of ``queue`` can be taken: `Prefetch.ready`. The counts are exact:
     every chain is announced once, in order, so that a consumer with credit never takes in vain
-    (but for a queue that was stopped meanwhile: then the answer is NONE)."""
+    (but for a queue that was stopped meanwhile: then the answer is NONE).
+
+    ``bytes`` is the sum of theirs, each as `ChainLayout` gives it; ``count`` is 64 at most."""
 
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "count": 8})
+        super().__init__({"queue": QUEUE_BITS, "count": 8, "bytes": LENGTH_BITS + 6})
 
 
 class TakeLayout(data.StructLayout):
@@ -170,7 +179,8 @@ class ChainLayout(data.StructLayout):
     def __init__(self) -> None:
         super().__init__({
             "queue": QUEUE_BITS, "status": ChainStatus,
-            "id": 16,               # index of the chain's first descriptor
+            "id": 16,               # the used entry's: the first descriptor, or a packed ring's id
+            "slots": 16,            # places that it takes in the ring: 1, or a packed ring's more
             "bytes": LENGTH_BITS,   # of all its buffers
             "segments": 16,         # buffers, at least 1
             "more": 1,              # another chain is ready behind this one
@@ -185,10 +195,16 @@ class SegmentLayout(data.StructLayout):
 
 
 class UsedLayout(data.StructLayout):
-    """A chain that the card has done with, for the used ring."""
+    """A chain that the card has done with, for the used ring.
+
+    ``slots`` are the places that it takes in the ring. ``more``: the frame goes on in the
+    queue's next chain, and the driver is to see all its chains at once.
+    """
 
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "id": 16, "bytes": LENGTH_BITS})
+        super().__init__({
+            "queue": QUEUE_BITS, "id": 16, "slots": 16, "bytes": LENGTH_BITS, "more": 1,
+        })
 
 
 class ObligationLayout(data.StructLayout):

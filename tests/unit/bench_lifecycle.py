@@ -21,6 +21,7 @@ from hw.virtio.types import (
     ObligationLayout,
     QueueCommandLayout,
     QueueConfigLayout,
+    RingModesLayout,
 )
 from tb.stream import Fields, StreamSink, StreamSource, always, cycles, pace, reset
 
@@ -32,7 +33,8 @@ PARITIES = {"receive": {0}, "transmit": {1}, "both": {0, 1}}
 
 def modes(queue: int) -> dict[str, int]:
     """Give those in which a queue is started, always."""
-    return {"event_idx": queue & 1, "notification_data": queue >> 1 & 1}
+    return {name: (queue * 5 + 3) >> bit & 1
+            for bit, name in enumerate(RingModesLayout().members)}
 
 
 class Engine:

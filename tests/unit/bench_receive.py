@@ -112,6 +112,7 @@ class World:
         self.chains[queue].popleft()
         self._taken[queue, chain_id] = buffers
         self._chains.send({"queue": queue, "status": ChainStatus.FOUND, "id": chain_id,
+                           "slots": chain_id * 7 % 65521 + 1,
                            "bytes": total, "segments": len(buffers)})
         for index, (address, length) in enumerate(buffers):
             self._segments.send({"address": address, "length": length,
@@ -134,6 +135,7 @@ class World:
     def _use(self, used: dict[str, int]) -> None:
         """What the driver finds at this moment: the frame must be there already."""
         queue, chain_id = used["queue"], used["id"]
+        assert used["slots"] == chain_id * 7 % 65521 + 1 and not used["more"]
         buffers = self._taken.pop((queue, chain_id))
         content = b"".join(bytes(self.memory[base]) for base, _ in buffers)
         assert content[:12] == HEADER

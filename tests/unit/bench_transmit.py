@@ -61,6 +61,11 @@ class Pool:
                 self.frames.append(bytes(frame))
 
 
+def _slots(chain_id: int) -> int:
+    """Places in the ring of a chain."""
+    return chain_id * 7 % 65521 + 1
+
+
 class Host:
     """Driver memory and the prefetch room: chains that can be taken, and reads of their buffers."""
 
@@ -86,7 +91,7 @@ class Host:
         self.pool = Pool(dut, stalls)
         self.used: list[tuple[int, int]] = []
         StreamSink(dut, "used", UsedLayout(), pace(stalls, 38),
-                   lambda used: self.used.append((used["queue"], used["id"])))
+                   self._use)
         self.faults: list[dict[str, int]] = []
         StreamSink(dut, "faults", FaultLayout(), pace(stalls, 39), self.faults.append)
         self.given_back: list[int] = []
@@ -102,6 +107,10 @@ class Host:
                     return error
                 return content[address - base:address - base + length]
         raise AssertionError(f"a read of {address:#x}, which no chain named")
+
+    def _use(self, used: dict[str, int]) -> None:
+        assert used["slots"] == _slots(used["id"]) and not used["more"]
+        self.used.append((used["queue"], used["id"]))
 
     def _give_back(self, given: dict[str, int]) -> None:
         assert given["delta"] == (1 << ObligationLayout()["delta"].width) - 1, "not minus one"
@@ -128,6 +137,7 @@ class Host:
             chain_id, buffers = self.chains[queue].popleft()
             self._chains.send({
                 "queue": queue, "status": ChainStatus.FOUND, "id": chain_id,
+                "slots": _slots(chain_id),
                 "bytes": sum(len(content) for _, content in buffers), "segments": len(buffers),
                 "more": int(bool(self.chains[queue]))})
             for index, (address, content) in enumerate(buffers):
