@@ -15,7 +15,7 @@ class NicConfig:
     """The sizes and features of one card. An impossible value raises `ConfigError`.
 
     Sizes are powers of two unless said otherwise. Everything that depends on a size is derived
-    here (`lanes`, `functions`, `queues`), so that no two rooms can disagree.
+    here (`lanes`, `functions`, `queue_numbers`), so that no two rooms can disagree.
     """
 
     data_bits: int = 512
@@ -104,6 +104,11 @@ class NicConfig:
         return self.functions * self.queue_stride
 
     @property
+    def queue_numbers(self) -> int:
+        """Queue numbers of the card: the data queues', and a control queue's of each function."""
+        return self.queues + self.functions
+
+    @property
     def mtu(self) -> int:
         """Largest payload of a frame: what Ethernet's header and a VLAN tag leave."""
         return self.max_frame_bytes - 18
@@ -115,7 +120,8 @@ class NicConfig:
 
     @property
     def vectors(self) -> int:
-        """MSI-X vectors a function: one a queue and one for the configuration, a power of two."""
+        """MSI-X vectors a function: one a queue, that of control included, and one for the
+        configuration; a power of two."""
         return 2 * self.queue_stride
 
     @property

@@ -127,11 +127,11 @@ class SmartNic(wiring.Component):
             offered_virtual=feature_mask(offered_features(config, virtual=True)),
             mac=config.mac, mtu=config.mtu, link_mbps=config.link_mbps)
         m.submodules.contexts = contexts = QueueContexts(
-            queues, queue_size_max=config.queue_size_max, read_ports=10)
+            config.queue_numbers, queue_size_max=config.queue_size_max, read_ports=10)
         m.submodules.lifecycle = lifecycle = Lifecycle(
             config.functions, stride=stride,
-            engines=("receive", "transmit", "receive", "transmit", "both"))
-        m.submodules.obligations = obligations = Obligations(queues, ports=4)
+            engines=("receive", "transmit", "receive", "transmit", "all"))
+        m.submodules.obligations = obligations = Obligations(config.queue_numbers, ports=4)
 
         def prefetch(direction: Any) -> Prefetch:
             return Prefetch(lanes, direction=direction, functions=config.functions, stride=stride,
@@ -175,7 +175,7 @@ class SmartNic(wiring.Component):
                     config.notification_tags),
             tags=config.read_tags, max_read_bytes=config.max_read_bytes,
             timeout_cycles=config.completion_timeout_cycles, functions=config.functions,
-            queues=queues)
+            queues=config.queue_numbers)
         m.submodules.dma_write = dma_write = DmaWrite(
             lanes, clients=5, functions=config.functions,
             max_payload_bytes=config.max_payload_bytes)
@@ -280,6 +280,8 @@ class SmartNic(wiring.Component):
               [registers.receive_doorbells, lifecycle.receive_go], receive_prefetch.doorbells)
         merge("transmit_doorbells", DoorbellLayout(),
               [registers.transmit_doorbells, lifecycle.transmit_go], transmit_prefetch.doorbells)
+        # Nobody serves control queues yet, and none is offered.
+        m.d.comb += lifecycle.control_go.ready.eq(1)
 
         # --- Transmit. ----------------------------------------------------------------------------
 

@@ -17,9 +17,10 @@ __all__ = [
 FUNCTION_BITS = 8
 """Function number: 0 is the PF, 1..255 the VFs."""
 
-QUEUE_BITS = 13
-"""Queue number of the whole card: function * stride + virtio's index within the function; the
-stride is 2 * queue pairs (a power of two, at most 32). Even numbers receive, odd ones transmit."""
+QUEUE_BITS = 14
+"""Queue number of the whole card: of a data queue function * stride + virtio's index within the
+function; the stride is 2 * queue pairs (a power of two, at most 32). Even indices receive, odd ones
+transmit. Behind all data queues a control queue of each function (`hw.virtio.queue_numbers`)."""
 
 VPORT_BITS = 9
 """Virtual port: 0 is the uplink, 1 + f is function f."""

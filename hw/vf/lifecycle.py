@@ -11,6 +11,7 @@ from hw.stream.arbiter import StreamArbiter
 from hw.stream.connect import connect_streams
 from hw.stream.queue import StreamQueue
 from hw.stream.types import FUNCTION_BITS, QUEUE_BITS
+from hw.virtio.queue_numbers import QueueNumbers
 from hw.virtio.types import (
     DoorbellLayout,
     FaultLayout,
@@ -27,8 +28,9 @@ from hw.virtio.types import (
 
 __all__ = ["Lifecycle"]
 
-_DIRECTIONS = {"receive": (1, 0), "transmit": (0, 1), "both": (1, 1)}
-"""Whether an engine serves even queues, and odd ones."""
+_SERVED = {"receive": (1, 0, 0), "transmit": (0, 1, 0), "both": (1, 1, 0), "control": (0, 0, 1),
+           "all": (1, 1, 1)}
+"""Whether an engine serves receive queues, transmit queues, and control queues."""
 
 _FAULT, _START, _STOP = range(3)
 """The three processes, as sources of `running`."""
@@ -54,7 +56,8 @@ class Lifecycle(wiring.Component):
     Three processes, none of which waits for another: a start or a fault is served while a stop
     waits for its queues to drain. Stops are served one after another.
 
-    *Stop*: first no queue of the function runs any more. Then, queue by queue, it waits until
+    *Stop*: first no queue of the function runs any more. Then, queue by queue, the control queue
+    (`hw.virtio.queue_numbers`) after those of data, it waits until
     nothing is in flight (`hw.vf.obligations`; an engine counts itself in before it looks whether
     the queue runs, so whoever saw it running is counted). Then every engine that serves the queue
     is told to throw away what it holds of it, and, with a reset, where it was. When all have, the
@@ -75,8 +78,8 @@ class Lifecycle(wiring.Component):
     stride
         Data queues of a function; a power of two, 2 to 32.
     engines
-        Which queues each engine behind ``commands`` serves: "receive" (even numbers), "transmit" or
-        "both". It is told of those alone.
+        Which queues each engine behind ``commands`` serves: "receive", "transmit", "both" of these,
+        "control" or "all". It is told of those alone.
 
     Members
     -------
@@ -86,7 +89,7 @@ class Lifecycle(wiring.Component):
     reports : Out(stream.Signature(LifecycleReportLayout()))
     running : Out(stream.Signature(RunningLayout()))
         To `QueueContexts`, directly: what is taken there is what the engines see.
-    receive_go, transmit_go : Out(stream.Signature(DoorbellLayout()))
+    receive_go, transmit_go, control_go : Out(stream.Signature(DoorbellLayout()))
         A queue that runs from now on: to be looked at once, without a kick. To work lists.
     query : Out(stream.Signature(QueueLayout()))
     idle : In(stream.Signature(1))
@@ -102,6 +105,7 @@ class Lifecycle(wiring.Component):
     running: stream.Interface
     receive_go: stream.Interface
     transmit_go: stream.Interface
+    control_go: stream.Interface
     query: stream.Interface
     idle: stream.Interface
     commands: Any
@@ -109,12 +113,9 @@ class Lifecycle(wiring.Component):
     log: stream.Interface
 
     def __init__(self, functions: int, *, stride: int, engines: Sequence[str]) -> None:
-        if not 1 <= functions <= 1 << FUNCTION_BITS:
-            raise ValueError(f"functions must be from 1 to {1 << FUNCTION_BITS}, not {functions!r}")
-        if not 2 <= stride <= 32 or stride & (stride - 1):
-            raise ValueError(f"stride must be a power of two from 2 to 32, not {stride!r}")
-        if not engines or not set(engines) <= set(_DIRECTIONS):
-            raise ValueError(f"engines must be some of {', '.join(_DIRECTIONS)}, not {engines!r}")
+        self.numbers = QueueNumbers(functions, stride)
+        if not engines or not set(engines) <= set(_SERVED):
+            raise ValueError(f"engines must be some of {', '.join(_SERVED)}, not {engines!r}")
         self.functions = functions
         self.stride = stride
         self.engines = tuple(engines)
@@ -124,6 +125,7 @@ class Lifecycle(wiring.Component):
             "running": Out(stream.Signature(RunningLayout())),
             "receive_go": Out(stream.Signature(DoorbellLayout())),
             "transmit_go": Out(stream.Signature(DoorbellLayout())),
+            "control_go": Out(stream.Signature(DoorbellLayout())),
             "query": Out(stream.Signature(QueueLayout())),
             "idle": In(stream.Signature(1)),
             "commands": Out(stream.Signature(QueueCommandLayout())).array(len(engines)),
@@ -150,7 +152,10 @@ class Lifecycle(wiring.Component):
     def _start(self, m: Module, stops: StreamQueue, running: stream.Interface) -> None:
         """Serve requests: a start at once, a stop by putting it in the queue of stops."""
         request = self.requests.p
+        numbers = self.numbers
         queue = Signal(QUEUE_BITS)
+        kind = Signal(3)  # one bit set, as in `_SERVED`
+        goes = (self.receive_go, self.transmit_go, self.control_go)
         modes = Signal(RingModesLayout(), reset_less=True)
         is_stop = Signal()
         m.d.comb += [
@@ -162,8 +167,7 @@ class Lifecycle(wiring.Component):
             running.p.queue.eq(queue),
             running.p.running.eq(1),
             running.p.modes.eq(modes),
-            self.receive_go.p.queue.eq(queue),
-            self.transmit_go.p.queue.eq(queue),
+            *(go.p.queue.eq(queue) for go in goes),
         ]
         with m.FSM(name="start"):
             with m.State("IDLE"):
@@ -172,18 +176,18 @@ class Lifecycle(wiring.Component):
                     self.requests.ready.eq(Mux(is_stop, stops.i.ready, 1)),
                 ]
                 with m.If(self.requests.valid & ~is_stop):
-                    m.d.sync += [queue.eq(request.queue), modes.eq(request.modes)]
+                    m.d.sync += [
+                        queue.eq(request.queue), modes.eq(request.modes),
+                        kind.eq(numbers.kind(request.queue)),
+                    ]
                     m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += running.valid.eq(1)
                 with m.If(running.ready):
                     m.next = "GO"  # written in the next cycle: whoever takes `go` sees it
             with m.State("GO"):
-                m.d.comb += [
-                    self.receive_go.valid.eq(~queue[0]),
-                    self.transmit_go.valid.eq(queue[0]),
-                ]
-                with m.If(Mux(queue[0], self.transmit_go.ready, self.receive_go.ready)):
+                m.d.comb += Cat(go.valid for go in goes).eq(kind)
+                with m.If((kind & Cat(go.ready for go in goes)).any()):
                     m.next = "IDLE"
 
     def _fault(self, m: Module, running: stream.Interface, report: stream.Interface,
@@ -194,7 +198,7 @@ class Lifecycle(wiring.Component):
         logs = Signal()
         tells = Signal()
         m.d.comb += [
-            function.eq(fault.queue >> (self.stride - 1).bit_length()),
+            function.eq(self.numbers.function(fault.queue)),
             running.p.queue.eq(fault.queue),
             self.log.p.function.eq(function),
             self.log.p.queue.eq(fault.queue),
@@ -230,17 +234,19 @@ class Lifecycle(wiring.Component):
               report: stream.Interface, *, fault_busy: Signal) -> None:
         """Stop functions or single queues, one after another."""
         stop: Any = Signal(_StopLayout(), reset_less=True)
-        index_bits = (self.stride - 1).bit_length()
-        index = Signal(index_bits)
+        numbers = self.numbers
+        place = Signal(numbers.index_bits + 1)
+        function = Signal(FUNCTION_BITS)
+        control = Signal(QUEUE_BITS)  # the function's
         queue = Signal(QUEUE_BITS)
         waiting = Signal(len(self.engines))  # for those engines' ready
-        by_parity = [Cat(_DIRECTIONS[engine][parity] for engine in self.engines)
-                     for parity in range(2)]
+        receive, transmit, controls = (
+            Cat(_SERVED[engine][kind] for engine in self.engines) for kind in range(3))
         m.d.comb += [
-            queue.eq(Cat(index, stop.queue[index_bits:])),
+            queue.eq(numbers.at(function, place, control)),
             running.p.queue.eq(queue),
             self.query.p.queue.eq(queue),
-            report.p.function.eq(stop.queue[index_bits:]),
+            report.p.function.eq(function),
             report.p.kind.eq(LifecycleReport.STOPPED),
         ]
         for number, command in enumerate(self.commands):
@@ -253,22 +259,29 @@ class Lifecycle(wiring.Component):
                 m.d.sync += waiting[number].eq(0)
         last = Signal()
         reporting = Signal()  # once offered it is not taken back
-        m.d.comb += last.eq(stop.single | (index == self.stride - 1))
+        m.d.comb += last.eq(stop.single | (place == self.stride))
         with m.FSM(name="stop"):
             with m.State("IDLE"):
                 m.d.comb += stops.o.ready.eq(1)
-                m.d.sync += [stop.eq(stops.o.payload), index.eq(stops.o.p.queue)]
+                m.d.sync += [
+                    stop.eq(stops.o.payload), place.eq(numbers.place(stops.o.p.queue)),
+                    function.eq(numbers.function(stops.o.p.queue)),
+                ]
                 with m.If(stops.o.valid):
-                    m.next = "CLOSE"
+                    m.next = "NUMBER"
+            with m.State("NUMBER"):
+                m.d.sync += control.eq(numbers.control(function))
+                m.next = "CLOSE"
             with m.State("CLOSE"):
                 m.d.comb += running.valid.eq(1)
                 with m.If(running.ready):
                     m.next = "WRITTEN"
             with m.State("WRITTEN"):
                 with m.If(written):
-                    m.d.sync += index.eq(index + ~stop.single)  # after the last one the first
+                    m.d.sync += place.eq(place + 1)
                     m.next = "CLOSE"
                     with m.If(last):
+                        m.d.sync += place.eq(Mux(stop.single, place, 0))
                         m.next = "ASK"
             with m.State("ASK"):
                 m.d.comb += self.query.valid.eq(1)
@@ -279,11 +292,12 @@ class Lifecycle(wiring.Component):
                 with m.If(self.idle.valid):
                     m.next = "ASK"
                     with m.If(self.idle.payload):
-                        m.d.sync += waiting.eq(Mux(index[0], by_parity[1], by_parity[0]))
+                        m.d.sync += waiting.eq(Mux(
+                            place[-1], controls, Mux(place[0], transmit, receive)))
                         m.next = "COMMAND"
             with m.State("COMMAND"):
                 with m.If(waiting == 0):
-                    m.d.sync += index.eq(index + 1)
+                    m.d.sync += place.eq(place + 1)
                     m.next = "ASK"
                     with m.If(last):
                         m.next = "REPORT"

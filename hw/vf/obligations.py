@@ -101,7 +101,7 @@ class Obligations(wiring.Component):
     Parameters
     ----------
     queues
-        Data queues of the card; an even number, at least 2.
+        Queue numbers of the card, at least 2.
     ports
         Engines that give events; at least 1.
 
@@ -120,9 +120,8 @@ class Obligations(wiring.Component):
     idle: stream.Interface
 
     def __init__(self, queues: int, *, ports: int) -> None:
-        if not 2 <= queues <= 1 << QUEUE_BITS or queues % 2:
-            raise ValueError(f"queues must be an even number from 2 to {1 << QUEUE_BITS}, "
-                             f"not {queues!r}")
+        if not 2 <= queues <= 1 << QUEUE_BITS:
+            raise ValueError(f"queues must be from 2 to {1 << QUEUE_BITS}, not {queues!r}")
         if ports < 1:
             raise ValueError(f"ports must be at least 1, not {ports!r}")
         self.queues = queues
@@ -135,7 +134,7 @@ class Obligations(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        banks = [_Bank(self.queues // 2, self.ports) for _ in range(2)]
+        banks = [_Bank((self.queues + 1) // 2, self.ports) for _ in range(2)]
         m.submodules.even, m.submodules.odd = banks
         for port, outer in enumerate(self.events):
             m.submodules[f"register_{port}"] = register = StreamRegister(ObligationLayout())

@@ -177,7 +177,7 @@ REGISTERS: tuple[Register, ...] = (
     Register(0x048, "fault_who", "the oldest record: whose fault it was", (
         _live("function", 0, 8, "the function", reset=None),
         _live("reason", 8, 4, "`FaultReason` of `hw.virtio.types`", reset=None),
-        _live("queue", 16, 13, "the queue, in the numbers of the card", reset=None),
+        _live("queue", 16, 14, "the queue, in the numbers of the card", reset=None),
     )),
     Register(0x04C, "fault_address_low", "the oldest record: the address it was met at", (
         _live("low", 0, 32, "low half", reset=None),

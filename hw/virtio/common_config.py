@@ -72,7 +72,7 @@ class CommonConfig(wiring.Component):
     data : In(32)
         What is written.
     state : In(FunctionStateLayout(stride))
-    queue : Out(13)
+    queue : Out(14)
         The selected queue, in the numbers of the card.
     config : In(QueueConfigLayout())
         What is kept of that queue.

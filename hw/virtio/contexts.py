@@ -36,7 +36,7 @@ class QueueContexts(wiring.Component):
     Parameters
     ----------
     queues
-        Data queues of the card; at least 2.
+        Queue numbers of the card; at least 2.
     queue_size_max
         The size of a queue after reset.
     read_ports

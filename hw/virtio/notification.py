@@ -8,7 +8,8 @@ from amaranth.lib.wiring import In, Out
 
 from hw.pcie.types import InterruptLayout, ReadAnswerLayout, ReadError, ReadRequestLayout
 from hw.stream.memory import ForwardingMemory
-from hw.stream.types import QUEUE_BITS
+from hw.stream.types import FUNCTION_BITS, QUEUE_BITS
+from hw.virtio.queue_numbers import QueueNumbers
 from hw.virtio.types import (
     FaultLayout,
     FunctionLayout,
@@ -71,7 +72,7 @@ class Notification(wiring.Component):
     lanes
         Byte lanes of the read answers.
     queues
-        Data queues of the card.
+        Data queues of the card; its control queues are served as well (`QueueNumbers`).
     stride
         Data queues a function, a power of two.
 
@@ -107,6 +108,7 @@ class Notification(wiring.Component):
         self.lanes = lanes
         self.queues = queues
         self.stride = stride
+        self.numbers = QueueNumbers(queues // stride, stride)
         super().__init__({
             "published": In(stream.Signature(PublishedLayout())),
             "config": Out(QueueConfigSignature()),
@@ -122,19 +124,19 @@ class Notification(wiring.Component):
     def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one pipeline
         m = Module()
 
-        m.submodules.states = states = ForwardingMemory(_StateLayout(), self.queues)
+        m.submodules.states = states = ForwardingMemory(_StateLayout(), self.numbers.total)
         found: Any = states.read_data
         next_state: Any = Signal(_StateLayout())
 
         queue = Signal(QUEUE_BITS)
-        function = Signal(QUEUE_BITS - 1)
+        function = Signal(FUNCTION_BITS)
         count = Signal(9)
         index = Signal(16)
         error = Signal(ReadError)
         event = Signal(16)  # or the flags
         config = self.config.config
         m.d.comb += [
-            function.eq(queue >> (self.stride - 1).bit_length()),
+            function.eq(self.numbers.function(queue)),
             states.write_address.eq(queue),
             states.write_data.eq(next_state),
             self.reads.p.function.eq(function),

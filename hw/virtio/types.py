@@ -1,7 +1,9 @@
 """Boundary types of the virtio room: queues, chains, segments, used entries, faults, stop and go.
 
-A queue number (``queue``, QUEUE_BITS wide) is of the whole card: ``function * stride + index``,
-with ``index`` virtio's number within the function (even: receive, odd: transmit).
+A queue number (``queue``, QUEUE_BITS wide) is of the whole card: of a data queue
+``function * stride + index``, with ``index`` virtio's number within the function (even: receive,
+odd: transmit); behind them come the control queues, one of each function
+(`hw.virtio.queue_numbers`).
 """
 
 from amaranth import signed
@@ -127,7 +129,7 @@ class QueueWriteLayout(data.StructLayout):
     ======== ==== ==========================================================================
     field    bits meaning
     ======== ==== ==========================================================================
-    queue    13
+    queue    14
     dword    3    0, 1: desc; 2, 3: driver; 4, 5: device (low half first); 6: size (low) and
                   vector (high)
     enable   4    Which bytes of the dword

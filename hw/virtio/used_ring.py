@@ -13,6 +13,7 @@ from hw.stream.queue import StreamQueue
 from hw.stream.register import StreamRegister
 from hw.stream.types import QUEUE_BITS, BeatLayout
 from hw.stream.worklist import WorkList
+from hw.virtio.queue_numbers import QueueNumbers
 from hw.virtio.types import QueueCommandLayout, QueueConfigSignature, UsedLayout
 
 __all__ = ["PublishedLayout", "UsedRing"]
@@ -54,7 +55,7 @@ class UsedRing(wiring.Component):
     lanes
         Byte lanes of ``data``, 8 at least.
     queues
-        Data queues of the card.
+        Data queues of the card; its control queues are served as well (`QueueNumbers`).
     stride
         Data queues a function, a power of two.
 
@@ -94,6 +95,7 @@ class UsedRing(wiring.Component):
         self.lanes = lanes
         self.queues = queues
         self.stride = stride
+        self.numbers = QueueNumbers(queues // stride, stride)
         super().__init__({
             "used_transmit": In(stream.Signature(UsedLayout())),
             "used_receive": In(stream.Signature(UsedLayout())),
@@ -116,16 +118,16 @@ class UsedRing(wiring.Component):
 
         # `finished` counts chains in, `written` chains out; free running, so `written` is the used
         # index of the ring. Each side keeps its own, and a copy of the other's.
-        m.submodules.finished = finished = ForwardingMemory(16, self.queues)
-        m.submodules.finished_copy = finished_copy = ForwardingMemory(16, self.queues)
-        m.submodules.written = written = ForwardingMemory(16, self.queues)
-        m.submodules.written_copy = written_copy = ForwardingMemory(16, self.queues)
+        m.submodules.finished = finished = ForwardingMemory(16, self.numbers.total)
+        m.submodules.finished_copy = finished_copy = ForwardingMemory(16, self.numbers.total)
+        m.submodules.written = written = ForwardingMemory(16, self.numbers.total)
+        m.submodules.written_copy = written_copy = ForwardingMemory(16, self.numbers.total)
         entries: Any = memory.Memory(
-            shape=8 * self.lanes, depth=self.queues * rows, init=[])
+            shape=8 * self.lanes, depth=self.numbers.total * rows, init=[])
         m.submodules.entries = entries
         entry_write = entries.write_port(granularity=8 * _ENTRY_BYTES)
         entry_read = entries.read_port()
-        m.submodules.dirty = dirty = WorkList(self.queues)
+        m.submodules.dirty = dirty = WorkList(self.numbers.total)
         # Two add to the list: the intake, and the writer where more than a burst was waiting.
         m.submodules.adders = adders = StreamArbiter(QUEUE_BITS, 2)
         from_intake, from_writer = adders.i
@@ -245,7 +247,7 @@ class UsedRing(wiring.Component):
         m.d.comb += shifted.eq(row >> (first << 6) if row_bits else row)
         address = Signal(64)
         m.d.comb += [
-            segment.i.p.function.eq(queue >> (self.stride - 1).bit_length()),
+            segment.i.p.function.eq(self.numbers.function(queue)),
             segment.i.p.last.eq(1),
             segment.i.p.address.eq(address),
             beat.i.p.last.eq(1),

@@ -24,11 +24,14 @@ from hw.virtio.types import (
     RingModesLayout,
 )
 from tb.stream import Fields, StreamSink, StreamSource, always, cycles, pace, reset
+from tests.unit.queue_plan import QueuePlan
 
 FUNCTIONS = int(os.environ["RINGLET_FUNCTIONS"])
 STRIDE = int(os.environ["RINGLET_STRIDE"])
 ENGINES = os.environ["RINGLET_ENGINES"].split(",")
-PARITIES = {"receive": {0}, "transmit": {1}, "both": {0, 1}}
+PLAN = QueuePlan(FUNCTIONS, STRIDE)
+SERVED = {"receive": {"receive"}, "transmit": {"transmit"}, "both": {"receive", "transmit"},
+          "control": {"control"}, "all": {"receive", "transmit", "control"}}
 
 
 def modes(queue: int) -> dict[str, int]:
@@ -47,7 +50,7 @@ class Engine:
         self.bench = bench
         self.number = number
         dut = bench.dut
-        self.serves = PARITIES[ENGINES[number]]
+        self.serves = [q for q in PLAN.all if PLAN.kind(q) in SERVED[ENGINES[number]]]
         self.events = StreamSource(dut, f"events__{number}", ObligationLayout(),
                                    pace(bench.stalls, 20 + number))
         self.commands_taken: list[tuple[int, int]] = []
@@ -63,7 +66,7 @@ class Engine:
 
     def _commanded(self, command: dict[str, int]) -> None:
         queue = command["queue"]
-        assert queue % 2 in self.serves, "a queue that this engine does not serve"
+        assert queue in self.serves, "a queue that this engine does not serve"
         assert not self.bench.in_flight[queue], "work in flight of a queue that is thrown away"
         self.commands_taken.append((queue, command["reset"]))
 
@@ -88,7 +91,7 @@ class Engine:
     async def run(self) -> None:
         """Work on anything, all the time."""
         while self.busy:
-            queue = self.rng.choice([q for q in range(FUNCTIONS * STRIDE) if q % 2 in self.serves])
+            queue = self.rng.choice(self.serves)
             self.events.send({"queue": queue, "delta": 1})
             await self.events.drain()
             if not await self.look(queue):
@@ -108,7 +111,7 @@ class Bench:
         self.stalls = stalls
         self.edge = RisingEdge(dut.clk)
         self.rng = random.Random(cocotb.RANDOM_SEED)
-        queues = FUNCTIONS * STRIDE
+        queues = len(PLAN.all)
         self.in_flight = [0] * queues
         self.may_run = [False] * queues  # from the request to start to the report of the stop
         self.requests = StreamSource(dut, "requests", LifecycleRequestLayout(), pace(stalls, 1))
@@ -116,6 +119,9 @@ class Bench:
                                   tell=self._reported)
         self.receive_go = StreamSink(dut, "receive_go", DoorbellLayout(), pace(stalls, 3))
         self.transmit_go = StreamSink(dut, "transmit_go", DoorbellLayout(), pace(stalls, 4))
+        self.control_go = StreamSink(dut, "control_go", DoorbellLayout(), pace(stalls, 7))
+        self.goes = {"receive": self.receive_go, "transmit": self.transmit_go,
+                     "control": self.control_go}
         self.faults = StreamSource(dut, "faults", FaultLayout(), pace(stalls, 5))
         self.log = StreamSink(dut, "log", FaultRecordLayout(), pace(stalls, 6))
         self.told: list[tuple[str, int]] = []
@@ -125,7 +131,7 @@ class Bench:
 
     async def start(self) -> None:
         await reset(self.dut)
-        await cycles(self.dut, FUNCTIONS * STRIDE + 8)
+        await cycles(self.dut, len(PLAN.all) + 8)
 
     def begin(self, queue: int) -> None:
         assert self.may_run[queue], "work begins on a queue that was stopped"
@@ -149,9 +155,10 @@ class Bench:
         if kind == LifecycleRequest.START:
             self.may_run[queue] = True
         else:
-            self.single[queue // STRIDE] = queue if kind == LifecycleRequest.RESET_QUEUE else None
-            assert queue // STRIDE not in self.stopping
-            self.stopping.add(queue // STRIDE)
+            function = PLAN.owner(queue)
+            self.single[function] = queue if kind == LifecycleRequest.RESET_QUEUE else None
+            assert function not in self.stopping
+            self.stopping.add(function)
         self.requests.send({"kind": kind, "queue": queue, "modes": modes(queue)
                             if kind == LifecycleRequest.START else {}})
 
@@ -161,7 +168,7 @@ class Bench:
         self.told.append((kind.name, function))
         if kind == LifecycleReport.STOPPED:
             self.stopping.remove(function)
-            for queue in range(function * STRIDE, (function + 1) * STRIDE):
+            for queue in PLAN.of(function):
                 if self.single[function] in (None, queue):
                     assert not self.in_flight[queue], "stopped with work in flight"
                     self.may_run[queue] = False
@@ -175,9 +182,10 @@ class Bench:
 
     async def gone(self) -> list[int]:
         queues = []
-        for sink in (self.receive_go, self.transmit_go):
+        for kind, sink in self.goes.items():
             while not sink.empty():
                 queues.append((await sink.get())["queue"])
+                assert PLAN.kind(queues[-1]) == kind
         return sorted(queues)
 
 
@@ -188,26 +196,24 @@ async def start_and_stop(dut: Any, stalls: bool) -> None:
     bench = Bench(dut, stalls=stalls)
     await bench.start()
     for function in range(FUNCTIONS):
-        for queue in range(function * STRIDE, (function + 1) * STRIDE):
+        for queue in PLAN.of(function):
             for engine in bench.engines:
                 assert not await engine.look(queue)
             bench.request(LifecycleRequest.START, queue)
-        goes = bench.transmit_go if (function + 1) * STRIDE % 2 == 0 else bench.receive_go
-        while goes.transfers < (function + 1) * STRIDE // 2:
+        while bench.control_go.transfers <= function:
             await bench.edge
         await cycles(dut, 20)
-        assert await bench.gone() == list(range(function * STRIDE, (function + 1) * STRIDE))
+        assert await bench.gone() == PLAN.of(function)
     for function in range(FUNCTIONS):
         kind = [LifecycleRequest.STOP, LifecycleRequest.RESET][function % 2]
         bench.request(kind, function * STRIDE)
         await bench.stopped(function)
-        for queue in range(FUNCTIONS * STRIDE):
+        for queue in PLAN.all:
             for engine in bench.engines:
-                assert await engine.look(queue) == (queue >= (function + 1) * STRIDE)
+                assert await engine.look(queue) == (PLAN.owner(queue) > function)
                 assert engine.modes() == modes(queue)  # work that ends goes by them
         for engine in bench.engines:
-            want = [(q, function % 2) for q in range(function * STRIDE, (function + 1) * STRIDE)
-                    if q % 2 in engine.serves]
+            want = [(q, function % 2) for q in PLAN.of(function) if q in engine.serves]
             assert engine.commands_taken == want
             engine.commands_taken.clear()
     assert bench.told == [("STOPPED", function) for function in range(FUNCTIONS)]
@@ -219,13 +225,14 @@ async def one_queue_is_stopped(dut: Any, stalls: bool) -> None:
     """A reset of a queue waits for its work alone, and tells those engines that serve it."""
     bench = Bench(dut, stalls=stalls)
     await bench.start()
-    for queue in range(FUNCTIONS * STRIDE):
+    for queue in PLAN.all:
         bench.request(LifecycleRequest.START, queue)
     await bench.requests.drain()
     await cycles(dut, 60)
-    for queue in range(FUNCTIONS * STRIDE):
-        function = queue // STRIDE
-        busy = function * STRIDE + (queue + 1) % STRIDE  # may go on
+    for queue in PLAN.all:
+        function = PLAN.owner(queue)
+        own = PLAN.of(function)
+        busy = own[(own.index(queue) + 1) % len(own)]  # may go on
         for number in (queue, busy):
             bench.engines[0].events.send({"queue": number, "delta": 1})
             bench.in_flight[number] = 1
@@ -243,7 +250,7 @@ async def one_queue_is_stopped(dut: Any, stalls: bool) -> None:
         bench.engines[-1].events.send({"queue": busy, "delta": (1 << 9) - 1})
         await bench.engines[-1].events.drain()
         for engine in bench.engines:
-            assert engine.commands_taken == [(queue, 1)] * (queue % 2 in engine.serves)
+            assert engine.commands_taken == [(queue, 1)] * (queue in engine.serves)
             engine.commands_taken.clear()
 
 
@@ -263,16 +270,23 @@ async def a_stop_waits_for_work_alone(dut: Any) -> None:
         bench.request(LifecycleRequest.START, function * STRIDE)
     await cycles(dut, 60 + 10 * FUNCTIONS)
     assert await bench.gone() == sorted([busy, *(f * STRIDE for f in range(last))])
+    def faulty(function: int) -> int:
+        return PLAN.of(function)[-1 if function % 2 else 0]
+
+    for function in range(last):
+        bench.request(LifecycleRequest.START, PLAN.control_of(function))
+    await cycles(dut, 10 * FUNCTIONS)
+    await bench.gone()
     for function in range(FUNCTIONS):
-        bench.faults.send({"queue": function * STRIDE, "reason": FaultReason.LOOP,
+        bench.faults.send({"queue": faulty(function), "reason": FaultReason.LOOP,
                            "address": 0x1234_5678_9ABC_DEF0 + function})
     await cycles(dut, 12 * FUNCTIONS + 20)
     assert bench.told == [("NEEDS_RESET", function) for function in range(FUNCTIONS)]
     for function in range(FUNCTIONS):
         assert await bench.log.get() == {
-            "function": function, "queue": function * STRIDE, "reason": FaultReason.LOOP.value,
+            "function": function, "queue": faulty(function), "reason": FaultReason.LOOP.value,
             "address": 0x1234_5678_9ABC_DEF0 + function}
-        assert not await bench.engines[0].look(function * STRIDE)
+        assert not await bench.engines[0].look(faulty(function))
     for function in range(last):
         bench.request(LifecycleRequest.STOP, function * STRIDE)
     await cycles(dut, 500)
@@ -334,7 +348,7 @@ async def work_all_the_time(dut: Any, seed: int) -> None:
         function = rng.randrange(FUNCTIONS)
         if rng.randrange(2):
             await bench.stopped(function)
-            for queue in range(function * STRIDE, (function + 1) * STRIDE):
+            for queue in PLAN.of(function):
                 bench.request(LifecycleRequest.START, queue)
                 started[function] += 1
         elif function not in bench.stopping:
@@ -342,10 +356,9 @@ async def work_all_the_time(dut: Any, seed: int) -> None:
                 bench.request(rng.choice([LifecycleRequest.STOP, LifecycleRequest.RESET]),
                               function * STRIDE)
             else:
-                bench.request(LifecycleRequest.RESET_QUEUE,
-                              function * STRIDE + rng.randrange(STRIDE))
+                bench.request(LifecycleRequest.RESET_QUEUE, rng.choice(PLAN.of(function)))
         if rng.randrange(3) == 0:
-            bench.faults.send({"queue": rng.randrange(FUNCTIONS * STRIDE), "reason": 2,
+            bench.faults.send({"queue": rng.choice(PLAN.all), "reason": 2,
                                "address": 0})
         await cycles(dut, rng.randrange(200))
     for function in range(FUNCTIONS):
@@ -355,7 +368,7 @@ async def work_all_the_time(dut: Any, seed: int) -> None:
         bench.request(LifecycleRequest.STOP, function * STRIDE)
         await bench.stopped(function)
     assert sum(bench.in_flight) == 0
-    assert bench.receive_go.transfers + bench.transmit_go.transfers == sum(started)
+    assert sum(sink.transfers for sink in bench.goes.values()) == sum(started)
     for engine in bench.engines:
         engine.busy = False
     await cycles(dut, 100)

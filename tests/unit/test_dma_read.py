@@ -24,7 +24,7 @@ _GOOD: dict[str, Any] = {"lanes": 8, "clients": [16, 16], "tags": 16, "max_read_
     ({"clients": [16, 0]}, "each context at least 1 bit"),
     ({"quotas": [16, 1]}, "16 together at most, not (16, 1)"),
     ({"quotas": [16]}, "quotas must give each of 2 clients a tag"),
-    ({"queues": 0}, "queues must be from 1 to 8192, not 0"),
+    ({"queues": 0}, "queues must be from 1 to 16384, not 0"),
 ])
 def test_sizes(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says.replace("(", r"\(").replace(")", r"\)")):

@@ -17,14 +17,14 @@ from hw.virtio.types import QueueConfigSignature
 from sim.runner import run_cocotb
 from tests.unit.expose import expose
 
-ENGINES = ["receive", "transmit", "both"]
+ENGINES = ["receive", "transmit", "both", "control", "all"]
 
 
 class Card(wiring.Component):
     """The lifecycle, the obligations and the queue contexts, as in the card."""
 
     def __init__(self, functions: int, stride: int) -> None:
-        queues = functions * stride
+        queues = functions * stride + functions
         self.lifecycle = Lifecycle(functions, stride=stride, engines=ENGINES)
         self.obligations = Obligations(queues, ports=len(ENGINES))
         self.contexts = QueueContexts(queues, queue_size_max=64, read_ports=len(ENGINES))
@@ -56,12 +56,12 @@ def test_sizes() -> None:
         Lifecycle(0, stride=2, engines=["both"])
     with pytest.raises(ValueError, match="stride must be a power of two from 2 to 32, not 64"):
         Lifecycle(1, stride=64, engines=["both"])
-    with pytest.raises(ValueError, match="engines must be some of receive, transmit, both"):
+    with pytest.raises(ValueError, match="engines must be some of receive, transmit, both, control"):
         Lifecycle(1, stride=2, engines=["neither"])
     with pytest.raises(ValueError, match="engines must be some of"):
         Lifecycle(1, stride=2, engines=[])
-    with pytest.raises(ValueError, match="queues must be an even number from 2 to 8192, not 3"):
-        Obligations(3, ports=1)
+    with pytest.raises(ValueError, match="queues must be from 2 to 16384, not 1"):
+        Obligations(1, ports=1)
     with pytest.raises(ValueError, match="ports must be at least 1, not 0"):
         Obligations(2, ports=0)
 
@@ -78,7 +78,7 @@ def test_lifecycle(simulator: str, functions: int, stride: int) -> None:
 
 
 @pytest.mark.parametrize(("simulator", "queues", "ports"), [
-    ("icarus", 20, 5),
+    ("icarus", 21, 5),
     ("icarus", 2, 1),
 ], indirect=["simulator"])
 def test_obligations(simulator: str, queues: int, ports: int) -> None:

@@ -80,7 +80,7 @@ def test_sizes() -> None:
         registers(link_mbps=-1)
     with pytest.raises(ValueError, match="queue_size_max must be a power of two"):
         QueueContexts(4, queue_size_max=48, read_ports=1)
-    with pytest.raises(ValueError, match="queues must be from 2 to 8192, not 1"):
+    with pytest.raises(ValueError, match="queues must be from 2 to 16384, not 1"):
         QueueContexts(1, queue_size_max=64, read_ports=1)
     with pytest.raises(ValueError, match="read_ports must be at least 1, not 0"):
         QueueContexts(2, queue_size_max=64, read_ports=0)
