@@ -281,7 +281,7 @@ class SmartNic(wiring.Component):
         merge("transmit_doorbells", DoorbellLayout(),
               [registers.transmit_doorbells, lifecycle.transmit_go], transmit_prefetch.doorbells)
         # Nobody serves control queues yet, and none is offered.
-        m.d.comb += lifecycle.control_go.ready.eq(1)
+        m.d.comb += [registers.control_doorbells.ready.eq(1), lifecycle.control_go.ready.eq(1)]
 
         # --- Transmit. ----------------------------------------------------------------------------
 

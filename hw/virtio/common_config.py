@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from amaranth import Array, Cat, Module, Mux, Signal, Value
+from amaranth import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.stream.types import FUNCTION_BITS, QUEUE_BITS
 from hw.virtio.function_state import FEATURE_WINDOWS, FunctionStateLayout
 from hw.virtio.layouts import COMMON_CONFIG, FEATURE_BITS, NO_VECTOR, Status
+from hw.virtio.queue_numbers import QueueNumbers, QueueRolesLayout
 from hw.virtio.types import QueueConfigLayout, QueueWriteLayout
 
 __all__ = ["CommonConfig", "check_common"]
@@ -20,10 +21,8 @@ _QUEUE_CONFIG_SIZE = 6
 """The dword of `QueueWriteLayout` that holds size and vector."""
 
 
-def check_common(*, stride: int, vectors: int, offered: tuple[int, ...]) -> None:
+def check_common(*, vectors: int, offered: tuple[int, ...]) -> None:
     """Reject what `CommonConfig` cannot be made of, with ``ValueError``."""
-    if not 2 <= stride <= 32 or stride & (stride - 1):
-        raise ValueError(f"stride must be a power of two from 2 to 32, not {stride!r}")
     if not 1 <= vectors <= 2048:
         raise ValueError(f"vectors must be from 1 to 2048, not {vectors!r}")
     for mask in offered:
@@ -52,10 +51,17 @@ class CommonConfig(wiring.Component):
     cleared but by a reset, and DRIVER_OK takes FEATURES_OK. While a reset is pending no write
     has an effect.
 
+    Which queues there are is negotiated (`QueueRolesLayout`; 5.1.2): the first pair always; all
+    pairs with MQ; with CTRL_VQ the control queue, whose index is the first behind them: 2, or the
+    stride with MQ. A queue that is not there has size 0 (PCI-COM-09). Before FEATURES_OK there is
+    the first pair alone. num_queues is what a driver that accepts all will find (PCI-COM-03).
+
+    A size is a power of two, but with RING_PACKED any from 1 on.
+
     Parameters
     ----------
-    stride
-        Data queues of a function; a power of two, 2 to 32.
+    numbers
+        The card's queue numbers.
     queue_size_max
         Largest size of a queue, a power of two.
     vectors
@@ -72,6 +78,8 @@ class CommonConfig(wiring.Component):
     data : In(32)
         What is written.
     state : In(FunctionStateLayout(stride))
+    roles : Out(QueueRolesLayout())
+        What follows from ``state``, in the same cycle.
     queue : Out(14)
         The selected queue, in the numbers of the card.
     config : In(QueueConfigLayout())
@@ -85,8 +93,8 @@ class CommonConfig(wiring.Component):
     clears : Out(1)
         Status zero was written while it was zero: nothing is to be stopped, and everything goes to
         its reset value at once. (``after.want_reset`` tells of the other case.)
-    starts : Out(stride)
-        Queues that may be served from now on, if nothing else is in the way.
+    starts : Out(stride + 1)
+        Places of queues that may be served from now on, if nothing else is in the way.
     """
 
     function: Signal
@@ -94,6 +102,7 @@ class CommonConfig(wiring.Component):
     enable: Signal
     data: Signal
     state: Any
+    roles: Any
     queue: Signal
     config: Any
     found: Signal
@@ -102,11 +111,11 @@ class CommonConfig(wiring.Component):
     clears: Signal
     starts: Signal
 
-    def __init__(self, *, stride: int, queue_size_max: int, vectors: int,
+    def __init__(self, numbers: QueueNumbers, *, queue_size_max: int, vectors: int,
                  offered_physical: int, offered_virtual: int) -> None:
-        check_common(stride=stride, vectors=vectors,
-                     offered=(offered_physical, offered_virtual))
-        self.stride = stride
+        check_common(vectors=vectors, offered=(offered_physical, offered_virtual))
+        self.numbers = numbers
+        stride = numbers.stride
         self.queue_size_max = queue_size_max
         self.vectors = vectors
         self.offered_physical = offered_physical
@@ -117,18 +126,27 @@ class CommonConfig(wiring.Component):
             "enable": In(4),
             "data": In(32),
             "state": In(FunctionStateLayout(stride)),
+            "roles": Out(QueueRolesLayout()),
             "queue": Out(QUEUE_BITS),
             "config": In(QueueConfigLayout()),
             "found": Out(32),
             "after": Out(FunctionStateLayout(stride)),
             "write": Out(QueueWriteLayout()),
             "clears": Out(1),
-            "starts": Out(stride),
+            "starts": Out(stride + 1),
         })
 
     def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one access, in order
         m = Module()
         state = self.state
+        numbers = self.numbers
+        stride = numbers.stride
+
+        def negotiated(feature: str) -> Value:
+            bit = FEATURE_BITS[feature]
+            if not (self.offered_physical | self.offered_virtual) >> bit & 1:
+                return Const(0, 1)
+            return state.status[3] & state.driver_features[bit]
 
         # First cycle: what follows from the function's state alone.
         offered = Signal(32 * FEATURE_WINDOWS)
@@ -141,19 +159,34 @@ class CommonConfig(wiring.Component):
         driver_word = Signal(32, reset_less=True)
         window = Signal(FEATURE_WINDOWS, reset_less=True)  # selected by the driver; one-hot or none
         acceptable = Signal(reset_less=True)
-        index = Signal((self.stride - 1).bit_length())
+        place = Signal(numbers.index_bits + 1, reset_less=True)
+        packed = Signal(reset_less=True)
+        index = Signal(16)
+        is_control = Signal()
+        is_data = Signal()
+        place_now = Signal.like(place)
 
         def word_of(bits: Value, select: Value) -> Value:
             return Mux(select[2:].any(), 0, Array(
                 bits.word_select(n, 32) for n in range(FEATURE_WINDOWS))[select[:2]])
 
-        m.d.comb += [index.eq(state.queue_select), self.queue.eq(queue)]
+        m.d.comb += [
+            self.roles.control.eq(negotiated("CTRL_VQ")),
+            self.roles.multi.eq(negotiated("CTRL_VQ") & negotiated("MQ")),
+            index.eq(state.queue_select),
+            is_data.eq((index < 2) | self.roles.multi & (index < stride)),
+            is_control.eq(self.roles.control & Mux(self.roles.multi, index == stride, index == 2)),
+            place_now.eq(Mux(is_control, stride, index[:numbers.index_bits])),
+            self.queue.eq(queue),
+        ]
         m.d.sync += [
-            # The stride is a power of two: the sum is a matter of wiring.
-            queue.eq(Cat(index, self.function)),
-            exists.eq(state.queue_select < self.stride),
-            enabled.eq(state.enabled.bit_select(index, 1)),
-            resetting.eq(state.resetting.bit_select(index, 1)),
+            queue.eq(numbers.at(self.function, place_now, numbers.control(self.function))),
+            place.eq(place_now),
+            exists.eq(is_data | is_control),
+            packed.eq(negotiated("RING_PACKED")),
+            # A cycle later: from the place.
+            enabled.eq(state.enabled.bit_select(place, 1)),
+            resetting.eq(state.resetting.bit_select(place, 1)),
             offered_word.eq(word_of(offered, state.device_feature_select)),
             driver_word.eq(word_of(state.driver_features, state.driver_feature_select)),
             window.eq(Cat(state.driver_feature_select == n for n in range(FEATURE_WINDOWS))),
@@ -164,19 +197,25 @@ class CommonConfig(wiring.Component):
         # Second cycle: what follows from the queue's configuration, with what is written merged in.
         config = self.config
         size = Signal(16)
+        largest = self.queue_size_max
+        is_power = Signal()
+        is_within = Signal()
         size_good = Signal(reset_less=True)
         size_next = Signal(16, reset_less=True)
         vector_next = Signal(16, reset_less=True)
-        m.d.comb += size.eq(_bytes(self.enable[:2], self.data[:16], config.size))
+        m.d.comb += [
+            size.eq(_bytes(self.enable[:2], self.data[:16], config.size)),
+            # Compared with each, and not calculated: no carry chains.
+            is_power.eq(Cat(size == 1 << n for n in range(largest.bit_length())).any()),
+            is_within.eq((size == largest) | (size != 0) & (size & ~(largest - 1) == 0)),
+        ]
 
         def possible(vector: Value) -> Value:
             return Mux(vector < self.vectors, vector, NO_VECTOR)
 
         m.d.sync += [
             size_next.eq(size),
-            # Compared with each, and not calculated: no carry chains.
-            size_good.eq(Cat(size == 1 << n
-                             for n in range(self.queue_size_max.bit_length())).any()),
+            size_good.eq(Mux(packed, is_within, is_power)),
             vector_next.eq(possible(_bytes(self.enable[2:], self.data[16:], config.vector))),
         ]
 
@@ -239,7 +278,7 @@ class CommonConfig(wiring.Component):
                                            state.enabled & ~state.resetting, 0)),
                     ]
             with m.If(writes("queue_size") & exists):
-                # The size counts as a whole: a byte of it may be no power of two.
+                # The size counts as a whole: a byte of it may be no size.
                 m.d.comb += [
                     self.write.dword.eq(_QUEUE_CONFIG_SIZE),
                     self.write.data.eq(Cat(size_next, vector_next)),
@@ -249,18 +288,24 @@ class CommonConfig(wiring.Component):
                 ]
             with m.If(enables):
                 m.d.comb += [
-                    after.enabled.bit_select(index, 1).eq(1),
-                    self.starts.eq(Mux(state.status[2], 1 << index, 0)),
+                    after.enabled.bit_select(place, 1).eq(1),
+                    self.starts.eq(Mux(state.status[2], 1 << place, 0)),
                 ]
             with m.If(writes("queue_reset") & self.enable[2] & self.data[16] & exists & enabled
                       & state.driver_features[FEATURE_BITS["RING_RESET"]]):
-                m.d.comb += after.resetting.bit_select(index, 1).eq(1)
+                m.d.comb += after.resetting.bit_select(place, 1).eq(1)
             with m.If(selected[_FIRST_ADDRESS:_LAST_ADDRESS + 1].any() & exists & ~enabled):
                 m.d.comb += [
                     self.write.dword.eq(self.dword - _FIRST_ADDRESS),
                     self.write.enable.eq(self.enable),
                 ]
         return m
+
+    def _queues(self, offered: int) -> int:
+        """Give the number of queues that a driver has which accepts all of ``offered``."""
+        control = offered >> FEATURE_BITS["CTRL_VQ"] & 1
+        multi = control and offered >> FEATURE_BITS["MQ"] & 1
+        return (self.numbers.stride if multi else 2) + control
 
     def _read(self, m: Module, *, exists: Signal, enabled: Signal, resetting: Signal,
               offered_word: Signal, driver_word: Signal) -> None:
@@ -276,7 +321,8 @@ class CommonConfig(wiring.Component):
         show("driver_feature_select", state.driver_feature_select)
         show("driver_feature", driver_word)
         show("config_msix_vector", state.config_vector)
-        show("num_queues", self.stride)
+        show("num_queues", Mux(self.function == 0, self._queues(self.offered_physical),
+                               self._queues(self.offered_virtual)))
         show("device_status", state.status)
         show("config_generation", state.generation)
         show("queue_select", state.queue_select)

@@ -12,7 +12,7 @@ __all__ = ["DeviceConfig", "check_device"]
 _FULL_DUPLEX = 1
 
 
-def check_device(*, mac: int, mtu: int, link_mbps: int) -> None:
+def check_device(*, mac: int, mtu: int, link_mbps: int, pairs: int = 1) -> None:
     """Reject what `DeviceConfig` cannot be made of, with ``ValueError``."""
     if not 0 <= mac < 1 << 48:
         raise ValueError(f"mac must have 48 bits, not {mac!r}")
@@ -20,6 +20,8 @@ def check_device(*, mac: int, mtu: int, link_mbps: int) -> None:
         raise ValueError(f"mtu must be from 68 to 65535 bytes, not {mtu!r}")
     if not 0 <= link_mbps <= 0x7FFF_FFFF:
         raise ValueError(f"link_mbps must be from 0 to 2147483647, not {link_mbps!r}")
+    if not 1 <= pairs <= 0x8000:
+        raise ValueError(f"pairs must be from 1 to 32768, not {pairs!r}")
 
 
 class DeviceConfig(wiring.Component):
@@ -40,6 +42,8 @@ class DeviceConfig(wiring.Component):
         Largest payload of a frame in bytes, 68 to 65535.
     link_mbps
         Speed of the wire in Mbit/s.
+    pairs
+        Pairs of data queues that a function has with MQ, 1 to 32768 (NET-CFG-01).
 
     Members
     -------
@@ -55,12 +59,14 @@ class DeviceConfig(wiring.Component):
     link_up: Signal
     data: Signal
 
-    def __init__(self, *, offered: int, mac: int, mtu: int, link_mbps: int) -> None:
-        check_device(mac=mac, mtu=mtu, link_mbps=link_mbps)
+    def __init__(self, *, offered: int, mac: int, mtu: int, link_mbps: int,
+                 pairs: int = 1) -> None:
+        check_device(mac=mac, mtu=mtu, link_mbps=link_mbps, pairs=pairs)
         self.offered = offered
         self.mac = mac
         self.mtu = mtu
         self.link_mbps = link_mbps
+        self.pairs = pairs
         super().__init__({
             "function": In(FUNCTION_BITS),
             "dword": In(4),
@@ -80,6 +86,7 @@ class DeviceConfig(wiring.Component):
         values: dict[str, Value] = {
             "mac": Cat(mac.word_select(5 - byte, 8) for byte in range(6)),
             "status": link_up,
+            "max_virtqueue_pairs": Const(self.pairs, 16),
             "mtu": Const(self.mtu, 16),
             "speed": Const(self.link_mbps, 32),
             "duplex": Const(_FULL_DUPLEX, 8),

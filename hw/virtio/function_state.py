@@ -23,7 +23,7 @@ class FunctionStateLayout(data.StructLayout):
     queue_select          16   As written
     status                8    device_status
     generation            8    config_generation
-    enabled               n    queue_enable, one bit a queue
+    enabled               n    queue_enable, one bit a place
     link                  1    The link state that the device configuration shows
     asleep                1    In D3hot
     quiet                 1    The queues were stopped, or not started, because of D3hot
@@ -32,22 +32,26 @@ class FunctionStateLayout(data.StructLayout):
     stop_busy             1    The lifecycle has been asked for a stop and has not reported it
     stop_reset            1    That stop is one with reset
     stop_single           1    That stop is one of a single queue, with reset
-    stop_index            k    That queue
-    resetting             n    queue_reset, one bit a queue
+    stop_place            k    That queue's
+    resetting             n    queue_reset, one bit a place
     due                   1    A configuration interrupt is to be sent
     listed                1    The function stands in the queue of those with one
     ===================== ==== =============================================================
+
+    A queue's place within its function is that of `hw.virtio.queue_numbers`: the control queue's is
+    the last of n.
     """
 
     def __init__(self, stride: int) -> None:
         self.stride = stride
+        places = stride + 1
         super().__init__({
             "device_feature_select": 32, "driver_feature_select": 32,
             "driver_features": 32 * FEATURE_WINDOWS,
             "config_vector": 16, "queue_select": 16, "status": 8, "generation": 8,
-            "enabled": stride, "link": 1, "asleep": 1, "quiet": 1, "want_reset": 1, "want_flr": 1,
+            "enabled": places, "link": 1, "asleep": 1, "quiet": 1, "want_reset": 1, "want_flr": 1,
             "stop_busy": 1, "stop_reset": 1, "stop_single": 1,
-            "stop_index": (stride - 1).bit_length(), "resetting": stride, "due": 1, "listed": 1,
+            "stop_place": (places - 1).bit_length(), "resetting": places, "due": 1, "listed": 1,
         })
 
     def fresh(self) -> data.Const:

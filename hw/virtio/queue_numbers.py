@@ -3,10 +3,28 @@
 from dataclasses import dataclass
 
 from amaranth import Cat, Const, Value
+from amaranth.lib import data
 
 from hw.stream.types import FUNCTION_BITS, QUEUE_BITS
 
-__all__ = ["QueueNumbers"]
+__all__ = ["QueueNumbers", "QueueRolesLayout"]
+
+
+class QueueRolesLayout(data.StructLayout):
+    """Which queues a function has, as its driver negotiated it (virtio 1.4, 5.1.2).
+
+    ======= ==== ==============================================================================
+    field   bits meaning
+    ======= ==== ==============================================================================
+    control 1    CTRL_VQ: there is a control queue, behind those of data
+    multi   1    CTRL_VQ and MQ: all pairs that were built in are there, else the first alone
+    ======= ==== ==============================================================================
+
+    Both are 0 before FEATURES_OK.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"control": 1, "multi": 1})
 
 
 @dataclass(frozen=True)

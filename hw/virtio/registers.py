@@ -19,13 +19,14 @@ from hw.pcie.types import InterruptLayout, MmioAnswer, MmioRequest
 from hw.stream.connect import connect_streams
 from hw.stream.queue import StreamQueue
 from hw.stream.register import StreamRegister
-from hw.stream.types import FUNCTION_BITS
+from hw.stream.types import FUNCTION_BITS, QUEUE_BITS
 from hw.virtio.common_config import CommonConfig, check_common
 from hw.virtio.device_config import DeviceConfig, check_device
 from hw.virtio.doorbells import Doorbells
 from hw.virtio.function_state import FunctionStateLayout
 from hw.virtio.isr import InterruptStatus
 from hw.virtio.layouts import FEATURE_BITS, NO_VECTOR, Status
+from hw.virtio.queue_numbers import QueueNumbers
 from hw.virtio.types import (
     DoorbellLayout,
     FunctionLayout,
@@ -60,8 +61,8 @@ class Registers(wiring.Component):
 
     ::
 
-        mmio ──► is it a doorbell? ──► Doorbells ──► receive, transmit
-                     │ no
+        mmio ──► is it a doorbell? ──► Doorbells ──► receive, transmit, control
+                     │ no                  ▲ roles
                      ▼                     ┌──► answers
         reports ──► sequencer: state of ───┼──► writes (QueueContexts)
         flr ──────► the function in, ──────┼──► requests (Lifecycle)
@@ -94,7 +95,7 @@ class Registers(wiring.Component):
     functions
         The PF and its VFs, 1 to 256.
     stride
-        Data queues of a function; a power of two, 2 to 32.
+        Data queues of a function; a power of two, 2 to 32. Each has a control queue besides.
     queue_size_max
         Largest size of a queue and its size after reset, a power of two.
     vectors
@@ -114,7 +115,7 @@ class Registers(wiring.Component):
         Accesses to BAR 2, of functions that exist.
     answers : Out(stream.Signature(MmioAnswer()))
         One for each read, in order.
-    receive_doorbells, transmit_doorbells : Out(stream.Signature(DoorbellLayout()))
+    receive_doorbells, transmit_doorbells, control_doorbells : Out(streams of DoorbellLayout())
     bad_doorbells : Out(stream.Signature(FunctionLayout()))
         As of `Doorbells`.
     config : Out(QueueConfigSignature())
@@ -128,6 +129,9 @@ class Registers(wiring.Component):
     flr_done : Out(stream.Signature(8))
         From and to the configuration space: one ``flr_done`` for each function that was named,
         however often it was named meanwhile.
+    resets : Out(stream.Signature(FunctionLayout(), always_ready=True))
+        A reset of the function has been carried out: nothing of its queues is in flight, and what
+        its driver asked for by the control queue is void. (Function 0 also after one of the card.)
     sleep : In(functions)
         One bit a function: it is in D3hot.
     link_up : In(1)
@@ -145,6 +149,7 @@ class Registers(wiring.Component):
     answers: stream.Interface
     receive_doorbells: stream.Interface
     transmit_doorbells: stream.Interface
+    control_doorbells: stream.Interface
     bad_doorbells: stream.Interface
     config: Any
     writes: stream.Interface
@@ -152,6 +157,7 @@ class Registers(wiring.Component):
     reports: stream.Interface
     flr: stream.Interface
     flr_done: stream.Interface
+    resets: stream.Interface
     sleep: Signal
     link_up: Signal
     interrupts: stream.Interface
@@ -161,9 +167,8 @@ class Registers(wiring.Component):
     def __init__(self, functions: int, *, stride: int, queue_size_max: int, vectors: int,
                  offered_physical: int, offered_virtual: int, mac: int, mtu: int,
                  link_mbps: int) -> None:
-        if not 1 <= functions <= 1 << FUNCTION_BITS:
-            raise ValueError(f"functions must be from 1 to {1 << FUNCTION_BITS}, not {functions!r}")
-        check_common(stride=stride, vectors=vectors, offered=(offered_physical, offered_virtual))
+        self.numbers = QueueNumbers(functions, stride)
+        check_common(vectors=vectors, offered=(offered_physical, offered_virtual))
         check_device(mac=mac, mtu=mtu, link_mbps=link_mbps)
         self.functions = functions
         self.stride = stride
@@ -179,6 +184,7 @@ class Registers(wiring.Component):
             "answers": Out(stream.Signature(MmioAnswer())),
             "receive_doorbells": Out(stream.Signature(DoorbellLayout())),
             "transmit_doorbells": Out(stream.Signature(DoorbellLayout())),
+            "control_doorbells": Out(stream.Signature(DoorbellLayout())),
             "bad_doorbells": Out(stream.Signature(FunctionLayout())),
             "config": Out(QueueConfigSignature()),
             "writes": Out(stream.Signature(QueueWriteLayout())),
@@ -186,6 +192,7 @@ class Registers(wiring.Component):
             "reports": In(stream.Signature(LifecycleReportLayout())),
             "flr": In(stream.Signature(FUNCTION_BITS)),
             "flr_done": Out(stream.Signature(FUNCTION_BITS)),
+            "resets": Out(stream.Signature(FunctionLayout(), always_ready=True)),
             "sleep": In(functions),
             "link_up": In(1),
             "interrupts": Out(stream.Signature(InterruptLayout())),
@@ -195,12 +202,14 @@ class Registers(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one sequencer, in order
         m = Module()
+        numbers = self.numbers
         m.submodules.common = common = CommonConfig(
-            stride=self.stride, queue_size_max=self.queue_size_max, vectors=self.vectors,
+            numbers, queue_size_max=self.queue_size_max, vectors=self.vectors,
             offered_physical=self.offered_physical, offered_virtual=self.offered_virtual)
         m.submodules.device = device = DeviceConfig(
-            offered=self.offered_physical, mac=self.mac, mtu=self.mtu, link_mbps=self.link_mbps)
-        m.submodules.doorbells = doorbells = Doorbells(stride=self.stride)
+            offered=self.offered_physical, mac=self.mac, mtu=self.mtu, link_mbps=self.link_mbps,
+            pairs=self.stride // 2)
+        m.submodules.doorbells = doorbells = Doorbells(numbers)
         m.submodules.arrival = arrival = StreamRegister(MmioRequest())
         m.submodules.isr = isr = InterruptStatus(self.functions)
         m.submodules.watcher = watcher = FunctionWatcher(self.functions)
@@ -209,6 +218,7 @@ class Registers(wiring.Component):
         connect_streams(m, flipped(self.mmio), arrival.i)
         connect_streams(m, flipped(self.receive_doorbells), doorbells.receive)
         connect_streams(m, flipped(self.transmit_doorbells), doorbells.transmit)
+        connect_streams(m, flipped(self.control_doorbells), doorbells.control)
         connect_streams(m, flipped(self.bad_doorbells), doorbells.bad)
         connect_streams(m, flipped(self.queue_interrupts), isr.queue)
         m.d.comb += [
@@ -264,6 +274,9 @@ class Registers(wiring.Component):
             common.state.eq(state),
             common.config.eq(self.config.config),
             self.config.queue.eq(common.queue),
+            doorbells.roles.p.function.eq(function),
+            doorbells.roles.p.roles.eq(common.roles),
+            doorbells.roles.valid.eq(store.en),
             device.function.eq(function),
             device.dword.eq(request.offset[2:6]),
             device.link_up.eq(state.link),
@@ -276,16 +289,18 @@ class Registers(wiring.Component):
         queue_write: Any = Signal(QueueWriteLayout(), reset_less=True)
         queue_writes = Signal()
         clears = Signal()                  # reset values into all queues of the function
-        starts = Signal(self.stride)       # queues that are still to be started
+        starts = Signal(self.stride + 1)   # places of queues that are still to be started
         stops = Signal()
         stop_kind = Signal(LifecycleRequest, reset_less=True)
         raises = Signal()                  # the ISR bit is to be set
         lists = Signal()                   # the function joins the list of interrupts
         ends_flr = Signal()
-        clear_index = Signal((self.stride - 1).bit_length())
-        clear_last = Signal.like(clear_index, init=self.stride - 1)
-        next_reset = Signal.like(clear_index)  # the first queue that is to be reset
-        start_index = Signal.like(clear_index)
+        clear_place = Signal(numbers.index_bits + 1)
+        clear_last = Signal.like(clear_place, init=self.stride)
+        next_reset = Signal.like(clear_place)  # of the first queue that is to be reset
+        start_place = Signal.like(clear_place)
+        stop_place = Signal.like(clear_place)
+        control = Signal(QUEUE_BITS, reset_less=True)  # the function's, long before it is needed
         start_now = Signal()
         idle = Signal()                    # nothing of it is left
         m.d.comb += idle.eq(~Cat(answers, queue_writes, clears, starts, stops, raises, lists,
@@ -321,7 +336,8 @@ class Registers(wiring.Component):
         with m.FSM():
             with m.State("SWEEP"):
                 # Every function at its reset values; memories keep what they hold over a reset.
-                m.d.comb += [store.data.eq(layout.fresh()), store.en.eq(1)]
+                m.d.comb += [store.data.eq(layout.fresh()), store.en.eq(1),
+                             doorbells.roles.p.roles.as_value().eq(0)]
                 m.d.sync += function.eq(function + 1)
                 with m.If(function == self.functions - 1):
                     # One clearing of queues: it waits until the queue contexts have been swept.
@@ -412,10 +428,10 @@ class Registers(wiring.Component):
                             m.d.sync += [state.stop_busy.eq(0), state.stop_single.eq(0)]
                             with m.If(state.stop_single):
                                 m.d.sync += [
-                                    state.enabled.bit_select(state.stop_index, 1).eq(0),
-                                    state.resetting.bit_select(state.stop_index, 1).eq(0),
-                                    clears.eq(1), clear_index.eq(state.stop_index),
-                                    clear_last.eq(state.stop_index),
+                                    state.enabled.bit_select(state.stop_place, 1).eq(0),
+                                    state.resetting.bit_select(state.stop_place, 1).eq(0),
+                                    clears.eq(1), clear_place.eq(state.stop_place),
+                                    clear_last.eq(state.stop_place),
                                 ]
                             with m.Elif(state.stop_reset):
                                 self._reset(m, state)
@@ -460,7 +476,7 @@ class Registers(wiring.Component):
                         m.d.sync += [
                             stops.eq(1), stop_kind.eq(LifecycleRequest.RESET_QUEUE),
                             state.stop_busy.eq(1), state.stop_reset.eq(0),
-                            state.stop_single.eq(1), state.stop_index.eq(next_reset),
+                            state.stop_single.eq(1), state.stop_place.eq(next_reset),
                         ]
                     with m.Elif(~state.asleep & state.quiet):
                         m.d.sync += state.quiet.eq(0)
@@ -486,15 +502,15 @@ class Registers(wiring.Component):
                     self.requests.valid.eq(stops | start_now),
                 ]
                 # With a whole function, not with a single queue (of which none is first and last).
-                with m.If(clears & (clear_last == self.stride - 1) & (clear_index == 0)):
-                    m.d.comb += isr.take.eq(1)
+                with m.If(clears & (clear_last == self.stride) & (clear_place == 0)):
+                    m.d.comb += [isr.take.eq(1), self.resets.valid.eq(1)]
                 with m.If(self.answers.ready):
                     m.d.sync += answers.eq(0)
                 with m.If(self.writes.ready):
                     m.d.sync += queue_writes.eq(0)
                     with m.If(clears):
-                        m.d.sync += clear_index.eq(clear_index + 1)
-                        with m.If(clear_index == clear_last):
+                        m.d.sync += clear_place.eq(clear_place + 1)
+                        with m.If(clear_place == clear_last):
                             m.d.sync += clears.eq(0)
                 with m.If(isr.config.ready):
                     m.d.sync += raises.eq(0)
@@ -505,14 +521,15 @@ class Registers(wiring.Component):
                 with m.If(self.requests.ready):
                     m.d.sync += stops.eq(0)
                 with m.If(~start_now | self.requests.ready):
-                    m.d.sync += [starts.bit_select(start_index, 1).eq(0),
-                                 start_index.eq(start_index + 1)]
+                    m.d.sync += [starts.bit_select(start_place, 1).eq(0),
+                                 start_place.eq(start_place + 1)]
                 with m.If(idle):
-                    m.d.sync += [start_index.eq(0), clear_index.eq(0),
-                                 clear_last.eq(self.stride - 1)]
+                    m.d.sync += [start_place.eq(0), clear_place.eq(0),
+                                 clear_last.eq(self.stride)]
                     m.next = "IDLE"
 
-        for n in reversed(range(self.stride)):
+        m.d.sync += control.eq(numbers.control(function))
+        for n in reversed(range(self.stride + 1)):
             with m.If(state.resetting[n]):
                 m.d.comb += next_reset.eq(n)
         m.d.comb += [
@@ -521,18 +538,19 @@ class Registers(wiring.Component):
             isr.config.p.function.eq(function),
             interrupt_list.i.p.function.eq(function),
             self.flr_done.payload.eq(function),
-            start_now.eq(starts.bit_select(start_index, 1)),
+            start_now.eq(starts.bit_select(start_place, 1)),
             self.requests.p.kind.eq(Mux(stops, stop_kind, LifecycleRequest.START)),
-            self.requests.p.queue.eq(Cat(
-                Mux(stops, Mux(stop_kind == LifecycleRequest.RESET_QUEUE, state.stop_index, 0),
-                    start_index), function)),
+            stop_place.eq(Mux(stop_kind == LifecycleRequest.RESET_QUEUE, state.stop_place, 0)),
+            self.requests.p.queue.eq(
+                numbers.at(function, Mux(stops, stop_place, start_place), control)),
+            self.resets.p.function.eq(function),
             *(self.requests.p.modes[mode].eq(state.driver_features[FEATURE_BITS[mode.upper()]])
               for mode in RingModesLayout().members
               if self.offered_physical >> FEATURE_BITS[mode.upper()] & 1),
         ]
         with m.If(clears):
             m.d.comb += [
-                self.writes.p.queue.eq(Cat(clear_index, function)),
+                self.writes.p.queue.eq(numbers.at(function, clear_place, control)),
                 self.writes.p.clear.eq(1),
             ]
         return m

@@ -14,6 +14,7 @@ from tests.unit.registers_host import (
     ACKNOWLEDGE,
     ADDRESSES,
     COMMON,
+    CTRL_VQ,
     DEVICE,
     DRIVER,
     DRIVER_OK,
@@ -23,18 +24,23 @@ from tests.unit.registers_host import (
     ISR,
     MAC,
     MBPS,
+    MQ,
     MTU,
     NEEDS_RESET,
     NEGOTIATING,
     NONE,
     NOTIFY,
     OFFERED,
+    PLAN,
+    RING_PACKED,
+    RING_RESET,
     SIZE_MAX,
     STRIDE,
     VECTORS,
     VERSION_1,
     Host,
     check_fresh,
+    queues_of,
 )
 
 
@@ -61,7 +67,8 @@ async def device_config(dut: Any) -> None:
         def field(feature: int, value: int, function: int = function) -> int:
             return value if OFFERED[function] >> feature & 1 else 0
         image = bytearray((MAC + function).to_bytes(6, "big"))
-        image += field(16, 0).to_bytes(2, "little") + bytes(2)
+        image += field(16, 0).to_bytes(2, "little")
+        image += field(22, STRIDE // 2).to_bytes(2, "little")
         image += field(3, MTU).to_bytes(2, "little")
         image += field(63, MBPS).to_bytes(4, "little") + field(63, 1).to_bytes(1, "little")
         image += bytes(28 - len(image))
@@ -153,12 +160,25 @@ async def queue_sizes(dut: Any) -> None:
     host = Host(dut)
     await host.start()
     function = FUNCTIONS - 1
+    # Packed rings may have any, but only once they are chosen.
+    if OFFERED[function] & RING_PACKED:
+        host.accept(function, VERSION_1 | RING_PACKED)
+    await queue_sizes_of(host, function, packed=False)
+    if OFFERED[function] & RING_PACKED:
+        assert await host.negotiate(function, VERSION_1 | RING_PACKED) & FEATURES_OK
+        await queue_sizes_of(host, function, packed=True)
+        await host.reset(function)
+        assert await host.negotiate(function, VERSION_1) & FEATURES_OK
+        await queue_sizes_of(host, function, packed=False)
+
+
+async def queue_sizes_of(host: Host, function: int, *, packed: bool) -> None:
     host.set(function, "queue_select", 1)
-    size = SIZE_MAX
+    size = await host.get(function, "queue_size")
     for wanted in [1, 2, 3, 0, SIZE_MAX, SIZE_MAX * 2, SIZE_MAX + 1, SIZE_MAX // 2, NONE, 0x8000,
                    SIZE_MAX // 2 + 1, 16, 12, 8]:
         host.set(function, "queue_size", wanted & 0xFFFF)
-        if 0 < wanted <= SIZE_MAX and not wanted & wanted - 1:
+        if 0 < wanted <= SIZE_MAX and (packed or not wanted & wanted - 1):
             size = wanted
         assert await host.get(function, "queue_size") == size
     # A byte of it, merged: 0008h and then 00h into the high byte.
@@ -181,12 +201,26 @@ async def queue_sizes(dut: Any) -> None:
 
 
 @cocotb.test
-async def queues_that_do_not_exist(dut: Any) -> None:
-    """A queue beyond the last one has size 0, and nothing can be done to it or by it."""
+@cocotb.parametrize(chosen=[0, CTRL_VQ, MQ, CTRL_VQ | MQ])
+async def queues_that_do_not_exist(dut: Any, chosen: int) -> None:
+    """A queue that was not negotiated has size 0, and nothing can be done to it or by it."""
     host = Host(dut)
     await host.start()
     for function in range(FUNCTIONS):
-        for index in (STRIDE, STRIDE + 1, 2 * STRIDE, 0x100, 0x8000, NONE):
+        features = VERSION_1 | RING_RESET | chosen & OFFERED[function]
+        assert await host.negotiate(function, features) & FEATURES_OK
+        host.set(function, "device_status", DRIVER_OK)
+        queues = queues_of(function, features)
+        for index, number in queues.items():
+            host.set(function, "queue_select", index)
+            assert await host.get(function, "queue_size") == SIZE_MAX
+            assert await host.get(function, "queue_notify_off") == index
+            host.set(function, "queue_desc_lo", 0x1000 * (number + 1))
+            await host.settle(20)
+            assert (await host.config_of(number))["desc"] == 0x1000 * (number + 1)
+        for index in (2, STRIDE, STRIDE + 1, STRIDE + 2, 2 * STRIDE, 0x100, 0x8000, NONE):
+            if index in queues:
+                continue
             host.set(function, "queue_select", index)
             assert await host.get(function, "queue_select") == index
             for name, (_, size) in COMMON.items():
@@ -194,14 +228,64 @@ async def queues_that_do_not_exist(dut: Any) -> None:
                     host.set(function, name, (1 << 8 * size) - 1 if size == 4 else 1)
                     none = NONE if name == "queue_msix_vector" else 0
                     assert await host.get(function, name) == none, name
+    assert not host.asked
     for function in range(FUNCTIONS):
-        host.set(function, "queue_select", 0)
+        await host.reset(function)
         await check_fresh(host, function)
 
 
 @cocotb.test
-@cocotb.parametrize(stalls=[False, True])
-async def random_accesses(dut: Any, stalls: bool) -> None:
+async def each_queue_runs(dut: Any) -> None:
+    """All that was negotiated, the control queue among it, is enabled, started, reset and started.
+
+    With one pair alone, and with all of them; what follows a reset of the function is told.
+    """
+    host = Host(dut)
+    await host.start()
+    for chosen in (CTRL_VQ | MQ, CTRL_VQ, 0):
+        for function in range(FUNCTIONS):
+            features = VERSION_1 | RING_RESET | chosen & OFFERED[function]
+            queues = queues_of(function, features)
+            assert await host.negotiate(function, features) & FEATURES_OK
+            for index, number in queues.items():
+                host.set(function, "queue_select", index)
+                host.set(function, "queue_msix_vector", number % VECTORS)
+                host.set(function, "queue_enable", 1)
+            host.asked.clear()
+            host.set(function, "device_status", DRIVER_OK)
+            assert await host.get(function, "device_status") & DRIVER_OK
+            await host.settle()
+            assert host.asked == [("START", number) for number in queues.values()]
+            for index, number in queues.items():
+                assert (await host.config_of(number))["vector"] == number % VECTORS
+                host.asked.clear()
+                host.set(function, "queue_select", index)
+                host.set(function, "queue_reset", 1)
+                await host.settle()
+                assert host.asked == [("RESET_QUEUE", number)]
+                assert await host.get(function, "queue_reset") == 0
+                assert await host.get(function, "queue_enable") == 0
+                assert (await host.config_of(number))["vector"] == NONE
+                for other in queues.values():
+                    if other != number:
+                        assert (await host.config_of(other))["vector"] == other % VECTORS
+                host.set(function, "queue_msix_vector", number % VECTORS)
+                host.set(function, "queue_enable", 1)
+                await host.settle()
+                assert host.asked[1:] == [("START", number)]
+            assert host.running == set(queues.values())
+            host.asked.clear()
+            host.resets.clear()
+            await host.reset(function)
+            assert host.asked == [("RESET", function * STRIDE)]
+            assert set(host.resets) == {function}
+            await check_fresh(host, function)
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True], all_queues=[False, True])
+async def random_accesses(dut: Any, stalls: bool,  # noqa: PLR0912, PLR0915  # one model
+                          all_queues: bool) -> None:
     """Thousands of bytes written anywhere in any width and function read back as a model says."""
     host = Host(dut, stalls=stalls)
     await host.start()
@@ -209,8 +293,14 @@ async def random_accesses(dut: Any, stalls: bool) -> None:
     plain = ["device_feature_select", "driver_feature_select", "queue_select"]
     select = [dict.fromkeys(plain, 0) for _ in range(FUNCTIONS)]
     features = [[0] * 4 for _ in range(FUNCTIONS)]
+    numbers = [queues_of(function, all_queues * OFFERED[function]) for function in range(FUNCTIONS)]
     queues = [[{f"{name}_{half}": 0 for name in ADDRESSES for half in ("lo", "hi")}
-               for _ in range(STRIDE)] for _ in range(FUNCTIONS)]
+               for _ in numbers[function]] for function in range(FUNCTIONS)]
+    if all_queues:  # which fixes the features
+        for function in range(FUNCTIONS):
+            await host.negotiate(function, OFFERED[function])
+            features[function] = [OFFERED[function] >> 32 * n & 0xFFFF_FFFF for n in range(4)]
+            host.set(function, "driver_feature_select", 0)
 
     def merge(old: int, at: int, size: int, value: int) -> int:
         mask = ((1 << 8 * size) - 1) << 8 * at
@@ -226,7 +316,7 @@ async def random_accesses(dut: Any, stalls: bool) -> None:
         at = rng.randrange(0, width, size)
         value = rng.getrandbits(8 * size)
         if name == "queue_select":
-            size, at, value = 2, 0, rng.randrange(STRIDE)
+            size, at, value = 2, 0, rng.randrange(len(numbers[function]))
         elif name.endswith("_select"):
             size, at, value = 4, 0, rng.randrange(5)
         host.post(function, offset + at, size, value)
@@ -235,7 +325,7 @@ async def random_accesses(dut: Any, stalls: bool) -> None:
             mine[name] = merge(mine[name], at, size, value)
         elif name == "driver_feature":
             window = mine["driver_feature_select"]
-            if window < 4:
+            if window < 4 and not all_queues:
                 features[function][window] = merge(features[function][window], at, size, value)
         else:
             queue = queues[function][mine["queue_select"]]
@@ -255,8 +345,8 @@ async def random_accesses(dut: Any, stalls: bool) -> None:
                 assert await host.get(function, name) == want[name], (function, name)
     await host.settle()
     for function in range(FUNCTIONS):
-        for index in range(STRIDE):
-            config = await host.config_of(function * STRIDE + index)
+        for index, number in numbers[function].items():
+            config = await host.config_of(number)
             for name in ADDRESSES:
                 queue = queues[function][index]
                 assert config[name] == queue[f"{name}_lo"] | queue[f"{name}_hi"] << 32
@@ -265,36 +355,54 @@ async def random_accesses(dut: Any, stalls: bool) -> None:
 @cocotb.test
 @cocotb.parametrize(stalls=[False, True])
 async def doorbells(dut: Any, stalls: bool) -> None:
-    """Kicks of 16 and 32 bits, anywhere in the region; what names no queue is reported."""
+    """Kicks of 16 and 32 bits, anywhere in the region; what names no queue is reported.
+
+    What an index names is as the function's driver negotiated it, and nobody else's.
+    """
     host = Host(dut, stalls=stalls)
     await host.start()
     await host.get(0, "device_status")
     rng = random.Random(cocotb.RANDOM_SEED + 77)
-    want: dict[str, list[int]] = {"receive": [], "transmit": [], "bad": []}
-    for _ in range(200):
+    want: dict[str, list[Any]] = {"receive": [], "transmit": [], "control": [], "bad": []}
+    queues = [queues_of(function, 0) for function in range(FUNCTIONS)]
+    for step in range(400):
         function = rng.randrange(FUNCTIONS)
-        index = rng.choice([rng.randrange(STRIDE), rng.randrange(STRIDE), STRIDE, NONE, 0x100])
+        if step % 25 == 24:
+            features = VERSION_1 | rng.choice([0, CTRL_VQ, MQ, CTRL_VQ | MQ]) & OFFERED[function]
+            await host.reset(function)
+            assert await host.negotiate(function, features) & FEATURES_OK
+            queues[function] = queues_of(function, features)
+            if rng.randrange(4) == 0:
+                await host.reset(function)
+                queues[function] = queues_of(function, 0)
+        index = rng.choice([*range(STRIDE + 2), 2, STRIDE, NONE, 0x100])
         size = rng.choice([2, 4])
         place = NOTIFY + 4 * rng.choice([index if index < STRIDE else 0, rng.randrange(1024)])
-        high = rng.getrandbits(16) << 16 if size == 4 else 0
+        high = rng.getrandbits(16) if size == 4 else 0
         if rng.random() < 0.1:  # a byte, or the other half: no doorbell
             host.post(function, place + rng.choice([0, 1, 2, 3]), 1, index & 0xFF)
             want["bad"].append(function)
         else:
-            host.post(function, place, size, index | high)
-            if index < STRIDE:
-                want["transmit" if index % 2 else "receive"].append(function * STRIDE + index)
+            host.post(function, place, size, index | high << 16)
+            number = queues[function].get(index)
+            if number is not None:
+                want[PLAN.kind(number)].append((number, size == 4, high))
             else:
                 want["bad"].append(function)
         if rng.random() < 0.05:
-            assert await host.get(function, "num_queues") == STRIDE
+            assert await host.get(function, "queue_select") == 0
     await host.settle()
-    for name, key in (("receive", "queue"), ("transmit", "queue"), ("bad", "function")):
+    assert want["control"] or not OFFERED[0] & CTRL_VQ
+    got: list[Any]
+    for name, wanted in want.items():
         sink = getattr(host, name)
         got = []
         while not sink.empty():
-            got.append((await sink.get())[key])
-        assert got == want[name]
+            told = await sink.get()
+            got.append(told["function"] if name == "bad" else
+                       (told["queue"], bool(told["positioned"]), told["position"]
+                        if told["positioned"] else 0))
+        assert got == wanted, name
 
 
 @cocotb.test

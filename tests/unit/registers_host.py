@@ -20,7 +20,17 @@ from hw.virtio.types import (
     QueueConfigLayout,
     RunningLayout,
 )
-from tb.stream import Fields, StreamSink, StreamSource, always, cycles, pace, reset
+from tb.stream import (
+    Fields,
+    StreamMonitor,
+    StreamSink,
+    StreamSource,
+    always,
+    cycles,
+    pace,
+    reset,
+)
+from tests.unit.queue_plan import QueuePlan
 
 FUNCTIONS = int(os.environ["RINGLET_FUNCTIONS"])
 STRIDE = int(os.environ["RINGLET_STRIDE"])
@@ -31,9 +41,11 @@ OFFERED += [int(os.environ["RINGLET_OFFERED_VIRTUAL"])] * (FUNCTIONS - 1)
 MAC = int(os.environ["RINGLET_MAC"])
 MTU = int(os.environ["RINGLET_MTU"])
 MBPS = int(os.environ["RINGLET_MBPS"])
+PLAN = QueuePlan(FUNCTIONS, STRIDE)
 
 NONE = 0xFFFF
-VERSION_1, RING_RESET = 1 << 32, 1 << 40
+VERSION_1, RING_RESET, RING_PACKED = 1 << 32, 1 << 40, 1 << 34
+CTRL_VQ, MQ = 1 << 17, 1 << 22
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET, FAILED = 1, 2, 4, 8, 64, 128
 NEGOTIATING = ACKNOWLEDGE | DRIVER
 
@@ -50,6 +62,15 @@ COMMON = {
 }
 ISR, DEVICE, NOTIFY = 0x1000, 0x2000, 0x4000
 ADDRESSES = ("desc", "driver", "device")
+
+
+def queues_of(function: int, features: int) -> dict[int, int]:
+    """Give the queues of a function with ``features`` (5.1.2): index, and number of the card."""
+    multi = features & CTRL_VQ and features & MQ
+    numbers = PLAN.data_of(function)[:STRIDE if multi else 2]
+    if features & CTRL_VQ:
+        numbers.append(PLAN.control_of(function))
+    return dict(enumerate(numbers))
 
 
 class Host:
@@ -77,7 +98,11 @@ class Host:
                                              pace(stalls, 8))
         self.receive = StreamSink(dut, "receive_doorbells", DoorbellLayout(), pace(stalls, 9))
         self.transmit = StreamSink(dut, "transmit_doorbells", DoorbellLayout(), pace(stalls, 10))
+        self.control = StreamSink(dut, "control_doorbells", DoorbellLayout(), pace(stalls, 12))
         self.bad = StreamSink(dut, "bad_doorbells", FunctionLayout(), pace(stalls, 11))
+        self.resets: list[int] = []
+        StreamMonitor(dut, "resets", FunctionLayout(),
+                      tell=lambda told: self.resets.append(told["function"]))
         self.running: set[int] = set()
         self.stopping: dict[int, LifecycleRequest] = {}  # functions with a stop under way
         self.flrs: set[int] = set()
@@ -91,7 +116,7 @@ class Host:
 
     def _requested(self, request: dict[str, int]) -> None:
         kind, queue = LifecycleRequest(request["kind"]), request["queue"]
-        function = queue // STRIDE
+        function = PLAN.owner(queue)
         self.asked.append((kind.name, queue))
         assert function < FUNCTIONS
         # A start of another queue does not wait for the reset of one.
@@ -103,7 +128,7 @@ class Host:
             self.running.add(queue)
             self.running_port.send({"queue": queue, "running": 1, "modes": request["modes"]})
         else:
-            assert kind == LifecycleRequest.RESET_QUEUE or queue % STRIDE == 0
+            assert kind == LifecycleRequest.RESET_QUEUE or queue == function * STRIDE
             self.stopping[function] = kind
             if kind == LifecycleRequest.RESET_QUEUE:
                 self.single[function] = queue
@@ -116,7 +141,7 @@ class Host:
 
     def report_stopped(self, function: int) -> None:
         """Report the end of the stop that is under way for ``function``."""
-        for queue in range(function * STRIDE, (function + 1) * STRIDE):
+        for queue in PLAN.of(function):
             if self.single.get(function, queue) == queue:
                 self.running.discard(queue)
                 self.running_port.send({"queue": queue, "running": 0})
@@ -183,6 +208,15 @@ class Host:
         self.set(function, "device_status", NEGOTIATING | FEATURES_OK)
         return await self.get(function, "device_status")
 
+    async def queues(self, function: int) -> dict[int, int]:
+        """Give the queues that a function has by what was negotiated: index, number of the card."""
+        features = 0
+        for window in range(4):
+            self.set(function, "driver_feature_select", window)
+            features |= await self.get(function, "driver_feature") << 32 * window
+        status = await self.get(function, "device_status")
+        return queues_of(function, features if status & FEATURES_OK else 0)
+
     async def bring_up(self, function: int, queues: list[int]) -> None:
         """Initialise, enable ``queues`` (by index), DRIVER_OK."""
         status = await self.negotiate(function, OFFERED[function])
@@ -222,8 +256,8 @@ def fresh_common(function: int) -> dict[str, int]:
     """Every field after a reset, as the standard has it."""
     return {name: 0 for name in COMMON} | {
         "device_feature": OFFERED[function] & 0xFFFF_FFFF,
-        "config_msix_vector": NONE, "num_queues": STRIDE, "queue_size": SIZE_MAX,
-        "queue_msix_vector": NONE,
+        "config_msix_vector": NONE, "num_queues": len(queues_of(function, OFFERED[function])),
+        "queue_size": SIZE_MAX, "queue_msix_vector": NONE,
     }
 
 
@@ -233,12 +267,14 @@ async def check_fresh(host: Host, function: int) -> None:
         if name != "config_generation":
             assert await host.get(function, name) == value, name
     assert await host.read(function, ISR, 1) == 0
-    for index in range(STRIDE):
+    for index in range(STRIDE + 2):
+        there = index < 2  # nothing is negotiated
         host.set(function, "queue_select", index)
         assert await host.get(function, "queue_enable") == 0
-        assert await host.get(function, "queue_size") == SIZE_MAX
-        assert await host.get(function, "queue_notify_off") == index
-        config = await host.config_of(function * STRIDE + index)
+        assert await host.get(function, "queue_size") == (SIZE_MAX if there else 0)
+        assert await host.get(function, "queue_notify_off") == (index if there else 0)
+    for queue in PLAN.of(function):
+        config = await host.config_of(queue)
         del config["modes"]  # they say nothing of a queue that does not run
         assert config == {"desc": 0, "driver": 0, "device": 0, "size": SIZE_MAX, "vector": NONE,
                           "running": 0}

@@ -32,6 +32,12 @@ def registers(functions: int = 1, **changes: Any) -> Registers:
     return Registers(functions, **(parameters | changes))
 
 
+def everything() -> dict[str, int]:
+    """Features beyond those that a card offers yet, for the physical function and a virtual one."""
+    names = offered_features(NicConfig(vfs=1)) | {"CTRL_VQ", "MQ", "RING_PACKED"}
+    return {"offered_physical": feature_mask(names), "offered_virtual": feature_mask(names)}
+
+
 class Card(wiring.Component):
     """The registers with the queue contexts, as in the card; the bench has an engine's port."""
 
@@ -41,7 +47,8 @@ class Card(wiring.Component):
     def __init__(self, functions: int, stride: int, **changes: Any) -> None:
         self.registers = registers(functions, stride=stride, **changes)
         self.contexts = QueueContexts(
-            functions * stride, queue_size_max=self.registers.queue_size_max, read_ports=2)
+            functions * stride + functions, queue_size_max=self.registers.queue_size_max,
+            read_ports=2)
         inner = self.registers.signature.members
         super().__init__({
             **{name: member for name, member in inner.items() if name not in ("config", "writes")},
@@ -140,7 +147,9 @@ def test_feature_bits_are_distinct() -> None:
     ("icarus", 1, 2, 1024),
 ], indirect=["simulator"])
 def test_cocotb(simulator: str, functions: int, stride: int, size_max: int) -> None:
-    card = Card(functions, stride, queue_size_max=size_max, vectors=stride + 1)
+    """A card with all that registers know of, and the smallest there is."""
+    card = Card(functions, stride, queue_size_max=size_max, vectors=stride + 1,
+                **(everything() if functions > 1 else {}))
     for bench in ("registers", "function_events"):
         run_cocotb(card, f"registers_{functions}x{stride}", f"tests.unit.bench_{bench}",
                    simulator=simulator, parameters={
