@@ -144,7 +144,7 @@ class SmartNic(wiring.Component):
 
         m.submodules.entry = entry = EntryFifo(
             lanes, entry_bytes=config.entry_bytes, max_frame_bytes=config.max_frame_bytes)
-        m.submodules.steer = steer = Steer()
+        m.submodules.steer = steer = Steer(config.queue_pairs)
         m.submodules.pool = pool = PacketPool(
             lanes, cell_bytes=config.cell_bytes, pool_bytes=config.pool_bytes,
             max_frame_bytes=config.max_frame_bytes)
@@ -302,6 +302,7 @@ class SmartNic(wiring.Component):
         link(flipped(self.wire_rx), entry.wire)
         link(entry.lengths, steer.lengths)
         link(steer.steered, admission.steered)
+        link(registers.resets, steer.resets)
         link(entry.frames, admission.frames)
         connect(m, admission.held, frame_queues.held)
         m.d.comb += admission.free_cells.eq(pool.free_cells)

@@ -6,14 +6,20 @@ from amaranth import Module, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.stream.types import FUNCTION_BITS, TailLayout
+from hw.stream.types import FUNCTION_BITS
 from hw.vf.counters import CounterEvent
 from hw.vf.regs import COUNTER_BANKS, counter
 from hw.virtio.deliver import DroppedLayout, DropReason
 from hw.virtio.frame_assembly import SentLayout
 from hw.virtio.layouts import NET_HEADER
 from hw.virtio.types import FunctionLayout, UsedLayout
-from hw.wire.types import AdmissionDrop, AdmissionDropLayout, EntryDrop, FrameHandle
+from hw.wire.types import (
+    AdmissionDrop,
+    AdmissionDropLayout,
+    EnteredLayout,
+    EntryDrop,
+    FrameHandle,
+)
 
 __all__ = ["Counting"]
 
@@ -42,7 +48,7 @@ class Counting(wiring.Component):
 
     Members
     -------
-    came : In(stream.Signature(TailLayout(), always_ready=True))
+    came : In(stream.Signature(EnteredLayout(), always_ready=True))
         A good frame from the wire.
     entry_drops, admission_drops, deliver_drops : In(streams, always ready)
         Frames that went no further, from `EntryFifo`, `Admission` and `Deliver`.
@@ -79,7 +85,7 @@ class Counting(wiring.Component):
             return In(stream.Signature(shape, always_ready=True))
 
         super().__init__({
-            "came": told(TailLayout()),
+            "came": told(EnteredLayout()),
             "entry_drops": told(EntryDrop),
             "admission_drops": told(AdmissionDropLayout()),
             "deliver_drops": told(DroppedLayout()),

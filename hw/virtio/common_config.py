@@ -146,7 +146,8 @@ class CommonConfig(wiring.Component):
             bit = FEATURE_BITS[feature]
             if not (self.offered_physical | self.offered_virtual) >> bit & 1:
                 return Const(0, 1)
-            return state.status[3] & state.driver_features[bit]
+            accepted: Value = state.status[3] & state.driver_features[bit]
+            return accepted
 
         # First cycle: what follows from the function's state alone.
         offered = Signal(32 * FEATURE_WINDOWS)

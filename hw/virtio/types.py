@@ -25,6 +25,7 @@ __all__ = [
     "LifecycleRequest",
     "LifecycleRequestLayout",
     "ObligationLayout",
+    "PairsLayout",
     "QueueCommandLayout",
     "QueueConfigLayout",
     "QueueConfigSignature",
@@ -62,6 +63,13 @@ class FunctionLayout(data.StructLayout):
 
     def __init__(self) -> None:
         super().__init__({"function": FUNCTION_BITS})
+
+
+class PairsLayout(data.StructLayout):
+    """The driver of ``function`` uses so many pairs of its data queues, from the first on."""
+
+    def __init__(self) -> None:
+        super().__init__({"function": FUNCTION_BITS, "pairs": 16})
 
 
 class RingModesLayout(data.StructLayout):

@@ -7,8 +7,9 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.stream.queue import StreamQueue
-from hw.stream.types import LENGTH_BITS, BeatLayout, TailLayout, WireBeatLayout, check_lanes
-from hw.wire.types import EntryDrop
+from hw.stream.types import LENGTH_BITS, BeatLayout, WireBeatLayout, check_lanes
+from hw.wire.flow_hash import FlowHash
+from hw.wire.types import EnteredLayout, EntryDrop
 
 __all__ = ["EntryFifo"]
 
@@ -23,7 +24,8 @@ class EntryFifo(wiring.Component):
     an event, with the first reason that was found.
 
     | Latency: 1 cycle from the last beat to ``lengths``, 2 to ``frames``. Throughput: a beat a
-      cycle in and out. Storage: ``entry_bytes``, and a length for each row.
+      cycle in and out. Storage: ``entry_bytes``, and a length and a hash
+      for each row.
 
     Parameters
     ----------
@@ -37,8 +39,8 @@ class EntryFifo(wiring.Component):
     Members
     -------
     wire : In(stream.Signature(WireBeatLayout(lanes), always_ready=True))
-    lengths : Out(stream.Signature(TailLayout()))
-        One a frame, before its first beat: all that its end would tell.
+    lengths : Out(stream.Signature(EnteredLayout()))
+        One a frame, before its first beat: all that its end would tell, and whose it is.
     frames : Out(stream.Signature(BeatLayout(lanes)))
     drops : Out(stream.Signature(EntryDrop, always_ready=True))
         An event for each frame that was not kept.
@@ -63,7 +65,7 @@ class EntryFifo(wiring.Component):
         self.rows = entry_bytes // lanes
         super().__init__({
             "wire": In(stream.Signature(WireBeatLayout(lanes), always_ready=True)),
-            "lengths": Out(stream.Signature(TailLayout())),
+            "lengths": Out(stream.Signature(EnteredLayout())),
             "frames": Out(stream.Signature(BeatLayout(lanes))),
             "drops": Out(stream.Signature(EntryDrop, always_ready=True)),
         })
@@ -77,7 +79,8 @@ class EntryFifo(wiring.Component):
         m.submodules.rows = rows
         write, read = rows.write_port(), rows.read_port()
         # No more frames than rows: never refused.
-        m.submodules.lengths = lengths = StreamQueue(TailLayout(), self.rows)
+        m.submodules.lengths = lengths = StreamQueue(EnteredLayout(), self.rows)
+        m.submodules.flow_hash = flow_hash = FlowHash(lanes)
 
         # Row numbers with one bit more, which tells a full memory from an empty one.
         written = Signal(range(2 * self.rows))    # rows of the frame that is coming included
@@ -122,6 +125,9 @@ class EntryFifo(wiring.Component):
             write.en.eq(self.wire.valid & ~bad & ~full),
             lengths.i.valid.eq(ends & ~bad_now),
             lengths.i.p.bytes.eq(bytes_now),
+            lengths.i.p.hash.eq(flow_hash.hash),
+            flow_hash.wire.valid.eq(self.wire.valid),
+            flow_hash.wire.payload.eq(self.wire.payload),
             self.lengths.valid.eq(lengths.o.valid),
             self.lengths.payload.eq(lengths.o.payload),
             lengths.o.ready.eq(self.lengths.ready),

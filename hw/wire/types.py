@@ -5,8 +5,12 @@ from amaranth.lib.wiring import In, Out
 
 from hw.stream.types import LENGTH_BITS, QUEUE_BITS, check_lanes
 
-__all__ = ["AdmissionDrop", "AdmissionDropLayout", "EntryDrop", "FrameHandle", "HeldSignature",
-           "PoolReadLayout", "PoolWriteLayout", "QueuedFrame", "SteeredLayout"]
+__all__ = ["FLOW_HASH_BITS", "AdmissionDrop", "AdmissionDropLayout", "EnteredLayout", "EntryDrop",
+           "FrameHandle", "HeldSignature", "PoolReadLayout", "PoolWriteLayout", "QueuedFrame",
+           "SteeredLayout"]
+
+FLOW_HASH_BITS = 16
+"""Bits of the hash of a frame's flow."""
 
 
 class EntryDrop(enum.Enum, shape=2):
@@ -30,6 +34,13 @@ class AdmissionDropLayout(data.StructLayout):
 
     def __init__(self) -> None:
         super().__init__({"queue": QUEUE_BITS, "reason": AdmissionDrop})
+
+
+class EnteredLayout(data.StructLayout):
+    """A whole frame in the entry FIFO: its length, and the hash of its flow (`FlowHash`)."""
+
+    def __init__(self) -> None:
+        super().__init__({"bytes": LENGTH_BITS, "hash": FLOW_HASH_BITS})
 
 
 class SteeredLayout(data.StructLayout):

@@ -10,11 +10,12 @@ from typing import Any
 import cocotb
 from cocotb.triggers import RisingEdge
 
-from hw.stream.types import BeatLayout, TailLayout, WireBeatLayout
+from hw.stream.types import BeatLayout, WireBeatLayout
 from hw.virtio.types import QueueLayout
 from hw.wire.types import (
     AdmissionDrop,
     AdmissionDropLayout,
+    EnteredLayout,
     EntryDrop,
     FrameHandle,
     PoolReadLayout,
@@ -272,7 +273,7 @@ async def entry_keeps_good_frames(dut: Any, wire_stalls: bool, length_stalls: bo
                                   frame_stalls: bool) -> None:
     """Every frame comes out whole with its length, or is an event with its reason."""
     wire = PacketSource(dut, "entry__wire", WireBeatLayout(LANES), pace(wire_stalls, 1))
-    lengths = StreamSink(dut, "entry__lengths", TailLayout(), pace(length_stalls, 2))
+    lengths = StreamSink(dut, "entry__lengths", EnteredLayout(), pace(length_stalls, 2))
     frames = PacketSink(dut, "entry__frames", BEAT, pace(frame_stalls, 3))
     drops: list[int] = []
     StreamMonitor(dut, "entry__drops", EntryDrop, tell=drops.append)
@@ -324,7 +325,7 @@ async def entry_keeps_good_frames(dut: Any, wire_stalls: bool, length_stalls: bo
 async def entry_full(dut: Any) -> None:
     """What does not fit is rolled back, whole, and what fits again is taken again."""
     wire = PacketSource(dut, "entry__wire", WireBeatLayout(LANES), always())
-    lengths = StreamSink(dut, "entry__lengths", TailLayout(), always())
+    lengths = StreamSink(dut, "entry__lengths", EnteredLayout(), always())
     frames = PacketSink(dut, "entry__frames", BEAT, never())
     drops: list[int] = []
     StreamMonitor(dut, "entry__drops", EntryDrop, tell=drops.append)
@@ -472,7 +473,7 @@ class Path:
         self.wire = PacketSource(dut, f"{name}__wire", WireBeatLayout(LANES), always())
         self.steered = StreamSource(dut, f"{name}__steered", SteeredLayout(), pace(stalls, 2))
         self.route: list[int] = []   # queue of each frame that passes the entry, the last is kept
-        StreamSink(dut, f"{name}__lengths", TailLayout(), pace(stalls, 3), tell=self._steer)
+        StreamSink(dut, f"{name}__lengths", EnteredLayout(), pace(stalls, 3), tell=self._steer)
         self.entry_drops: list[int] = []
         StreamMonitor(dut, f"{name}__entry_drops", EntryDrop, tell=self.entry_drops.append)
         self.drops: list[tuple[int, int]] = []

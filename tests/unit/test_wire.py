@@ -13,6 +13,7 @@ from hw.wire.pool import PacketPool
 from hw.wire.steer import Steer
 from sim.runner import run_cocotb
 from tb.bundle import Bundle
+from tests.unit.steer_path import SteerPath
 from tests.unit.wire_receive_path import WireReceivePath
 
 
@@ -34,6 +35,16 @@ def test_wire(simulator: str, lanes: int) -> None:
     ), f"wire_{lanes}", "tests.unit.bench_wire", simulator=simulator, parameters={"lanes": lanes})
 
 
+@pytest.mark.virtio("NET-MQ-02", "NET-MQ-04", "NET-MQ-05")
+@pytest.mark.parametrize(("simulator", "lanes", "max_pairs"), [
+    ("icarus", 64, 16), ("icarus", 8, 4), ("icarus", 16, 1)], indirect=["simulator"])
+def test_steering(simulator: str, lanes: int, max_pairs: int) -> None:
+    longest = 12 * max(16, lanes)
+    run_cocotb(SteerPath(lanes, max_pairs=max_pairs, max_frame_bytes=longest),
+               f"steer_{lanes}", "tests.unit.bench_steer", simulator=simulator,
+               parameters={"lanes": lanes, "max_pairs": max_pairs, "longest": longest})
+
+
 def test_sizes_are_checked() -> None:
     sizes = {"cell_bytes": 64, "pool_bytes": 1024, "max_frame_bytes": 500}
     for name, value in (("cell_bytes", 4), ("cell_bytes", 96), ("pool_bytes", 64),
@@ -48,8 +59,8 @@ def test_sizes_are_checked() -> None:
         FrameQueues(queues=1, cells=8, cell_bytes=64)
     with pytest.raises(ValueError, match="cell_bytes must be"):
         FrameQueues(queues=2, cells=8, cell_bytes=65)
-    with pytest.raises(ValueError, match="queue must be an even number"):
-        Steer(3)
+    with pytest.raises(ValueError, match="max_pairs must be from 1 to 16, not 17"):
+        Steer(17)
     limits = {"cells": 16, "cell_bytes": 64, "max_frame_bytes": 500}
     for name, value in (("cell_bytes", 4), ("max_frame_bytes", 2000), ("share", 8),
                         ("reserve_cells", 17)):

@@ -7,7 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.stream.connect import connect_streams
-from hw.stream.types import BeatLayout, TailLayout, WireBeatLayout
+from hw.stream.types import BeatLayout, WireBeatLayout
 from hw.virtio.types import QueueLayout
 from hw.wire.admission import Admission
 from hw.wire.entry import EntryFifo
@@ -15,6 +15,7 @@ from hw.wire.frame_queues import FrameQueues
 from hw.wire.pool import PacketPool
 from hw.wire.types import (
     AdmissionDropLayout,
+    EnteredLayout,
     EntryDrop,
     FrameHandle,
     PoolReadLayout,
@@ -38,7 +39,7 @@ class WireReceivePath(wiring.Component):
         self.queues = FrameQueues(queues=queues, cells=cells, cell_bytes=cell_bytes)
         super().__init__({
             "wire": In(stream.Signature(WireBeatLayout(lanes), always_ready=True)),
-            "lengths": Out(stream.Signature(TailLayout())),
+            "lengths": Out(stream.Signature(EnteredLayout())),
             "steered": In(stream.Signature(SteeredLayout())),
             "entry_drops": Out(stream.Signature(EntryDrop, always_ready=True)),
             "admission_drops": Out(stream.Signature(AdmissionDropLayout(), always_ready=True)),
