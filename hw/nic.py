@@ -165,7 +165,7 @@ class SmartNic(wiring.Component):
             group_tlps=min(64, config.gather_tags))
         m.submodules.used_ring = used_ring = UsedRing(lanes, queues=queues, stride=stride)
         m.submodules.notification = notification = Notification(
-            lanes, queues=queues, stride=stride)
+            lanes, queues=queues, stride=stride, clock_mhz=config.clock_mhz)
 
         m.submodules.dma_read = dma_read = DmaRead(
             lanes,
@@ -325,6 +325,7 @@ class SmartNic(wiring.Component):
         link(receive.used, used_ring.used_receive)
         link(transmit.used, used_ring.used_transmit)
         link(used_ring.published, notification.published)
+        m.d.comb += notification.moderation.valid.eq(0)  # nothing sets it yet
         link(notification.queue_interrupts, registers.queue_interrupts)
         merge("interrupts", InterruptLayout(), [notification.interrupts, registers.interrupts],
               msix.interrupts)

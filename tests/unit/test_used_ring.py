@@ -15,7 +15,10 @@ def test_impossible_sizes_are_refused(lanes: int, stride: int) -> None:
         UsedRing(lanes, queues=4, stride=stride)
 
 
-@pytest.mark.virtio("SPL-USED-01")
+@pytest.mark.virtio("SPL-USED-01", "IMP-SPL-INO-01", "IMP-SPL-INO-02", "IMP-SPL-INO-03",
+                    "PKT-RING-02", "PKT-RING-07", "IMP-PKT-WRAP-01", "IMP-PKT-WRAP-03",
+                    "IMP-PKT-WRAP-04", "IMP-PKT-RING-01", "IMP-PKT-RING-03", "IMP-PKT-INO-01",
+                    "IMP-PKT-MBUF-01")
 @pytest.mark.parametrize(("simulator", "lanes"), [("icarus", 8), ("verilator", 64)],
                          indirect=["simulator"])
 def test_used_ring(simulator: str, lanes: int) -> None:
