@@ -159,7 +159,8 @@ class SmartNic(wiring.Component):
         m.submodules.egress = egress = Egress(lanes, cells=egress_pool.cells)
 
         m.submodules.receive = receive = Receive(
-            lanes, queues=queues, stride=stride, cells=pool.cells)
+            lanes, queues=queues, stride=stride, cells=pool.cells,
+            queue_size_max=config.queue_size_max)
         m.submodules.transmit = transmit = Transmit(
             lanes, stride=stride, cell_bytes=config.cell_bytes, max_cells=egress_pool.max_cells,
             group_tlps=min(64, config.gather_tags))
@@ -305,6 +306,7 @@ class SmartNic(wiring.Component):
         link(registers.resets, steer.resets)
         link(entry.frames, admission.frames)
         connect(m, admission.held, frame_queues.held)
+        connect(m, receive.head, frame_queues.head)
         m.d.comb += admission.free_cells.eq(pool.free_cells)
         link(admission.reserve, pool.reserve)
         link(admission.write, pool.write)

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from amaranth import Module, Value
+from amaranth import Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.stream.types import FUNCTION_BITS
+from hw.stream.types import FUNCTION_BITS, LENGTH_BITS
 from hw.vf.counters import CounterEvent
 from hw.vf.regs import COUNTER_BANKS, counter
 from hw.virtio.deliver import DroppedLayout, DropReason
@@ -37,7 +37,7 @@ _ROWS: dict[str, dict[Any, str]] = {
 class Counting(wiring.Component):
     """Translate: who, which counter, how many bytes. An event a cycle and source, none is held up.
 
-    | Latency: 0 cycles. Storage: none.
+    | Latency: 0 cycles. Storage: the bytes of the chains that a received frame has filled.
 
     Parameters
     ----------
@@ -53,7 +53,8 @@ class Counting(wiring.Component):
     entry_drops, admission_drops, deliver_drops : In(streams, always ready)
         Frames that went no further, from `EntryFifo`, `Admission` and `Deliver`.
     delivered : In(stream.Signature(UsedLayout(), always_ready=True))
-        A chain that holds a received frame behind its header.
+        A chain that holds a received frame behind its header, or a part of both. The frame counts
+        with its last chain; its chains come one behind the other.
     sent : In(stream.Signature(SentLayout(), always_ready=True))
         A frame of a driver, whole in the egress buffer.
     left : In(stream.Signature(FrameHandle(cells), always_ready=True))
@@ -120,8 +121,13 @@ class Counting(wiring.Component):
         tell("wire_received", self.came, 0, size=self.came.p.bytes)
         tell("wire_dropped", self.entry_drops, Value.cast(self.entry_drops.payload))
         tell("wire_sent", self.left, 0, size=self.left.p.bytes)
-        tell("received", self.delivered, 0, of=function(self.delivered.p.queue),
-             size=self.delivered.p.bytes - NET_HEADER.size)
+        # A frame's chains hold its header as well.
+        before = Signal(signed(LENGTH_BITS + 1), init=-NET_HEADER.size)
+        with m.If(self.delivered.valid):
+            m.d.sync += before.eq(Mux(self.delivered.p.more, before + self.delivered.p.bytes,
+                                      -NET_HEADER.size))
+        tell("received", self.delivered.valid & ~self.delivered.p.more, 0,
+             of=function(self.delivered.p.queue), size=before + self.delivered.p.bytes)
         tell("receive_dropped", self.deliver_drops, Value.cast(self.deliver_drops.p.reason),
              of=function(self.deliver_drops.p.queue))
         tell("transmitted", self.sent, 0, of=function(self.sent.p.queue), size=self.sent.p.bytes)

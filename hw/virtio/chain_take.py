@@ -108,9 +108,9 @@ class ChainTake(wiring.Component):
         takes ─► obligation ─► look up ─► place in the ring ─► judge ─► chains
                                                                   └► read out ─► segments
 
-    A take takes on an obligation before it looks whether the queue runs. FOUND leaves it to the
-    consumer, who gives it back with the chain's used entry; otherwise it is given back here. Of
-    SHORT, where the chain stays, ``more`` is set.
+    A take takes on an obligation before it looks whether the queue runs (or whether its frame has
+    begun: then it is finished). FOUND leaves it to the consumer, who gives it back with the chain's
+    used entry; otherwise it is given back here. Of SHORT, where the chain stays, ``more`` is set.
 
     | Latency: 5 cycles from a take to its answer when the obligation is accepted at once.
     | Throughput: a take every 2 cycles, a buffer a cycle. Storage: 16 bits a member, 16 answers.
@@ -276,7 +276,7 @@ class ChainTake(wiring.Component):
         m.d.sync += [
             judges.eq(places),
             judge.eq(place),
-            available.eq(config.config.running & (own.read_data != limit.data)),
+            available.eq((config.config.running | place.begun) & (own.read_data != limit.data)),
             more.eq((own.read_data + 1)[:16] != limit.data),
             after.eq(own.read_data + 1),
         ]

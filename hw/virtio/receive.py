@@ -7,9 +7,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.pcie.types import WriteSegmentLayout
-from hw.stream.queue import StreamQueue
 from hw.stream.types import BeatLayout
-from hw.virtio.deliver import Deliver, DeliveryLayout, DroppedLayout
+from hw.virtio.deliver import Deliver, DroppedLayout
 from hw.virtio.scatter import Scatter
 from hw.virtio.types import (
     ChainLayout,
@@ -21,11 +20,9 @@ from hw.virtio.types import (
     TakeLayout,
     UsedLayout,
 )
-from hw.wire.types import FrameHandle, PoolReadLayout
+from hw.wire.types import ArrivalLayout, FrameHandle, HeadSignature, PoolReadLayout
 
 __all__ = ["Receive"]
-
-_READING_MAX = 8  # frames between the pool and the header
 
 
 class Receive(wiring.Component):
@@ -38,10 +35,12 @@ class Receive(wiring.Component):
         frames, segments ──► Scatter ──► write_segments, write_data
                                     └──► used
 
-    Parameters and members are those of `Deliver` and `Scatter`.
+    Parameters and members are those of `Deliver` and `Scatter`; ``queue_size_max`` is the largest
+    size of a queue, and so the most chains of a frame.
     """
 
     arrivals: stream.Interface
+    head: Any
     pops: stream.Interface
     popped: stream.Interface
     ready: stream.Interface
@@ -58,12 +57,14 @@ class Receive(wiring.Component):
     dropped: stream.Interface
     commands: stream.Interface
 
-    def __init__(self, lanes: int, *, queues: int, stride: int, cells: int) -> None:
+    def __init__(self, lanes: int, *, queues: int, stride: int, cells: int,
+                 queue_size_max: int) -> None:
         self.lanes = lanes
         self._deliver = Deliver(queues=queues, cells=cells)
-        self._scatter = Scatter(lanes, stride=stride)
+        self._scatter = Scatter(lanes, stride=stride, chains=queue_size_max)
         super().__init__({
-            "arrivals": In(stream.Signature(QueueLayout())),
+            "arrivals": In(stream.Signature(ArrivalLayout())),
+            "head": Out(HeadSignature()),
             "pops": Out(stream.Signature(QueueLayout())),
             "popped": In(stream.Signature(FrameHandle(cells))),
             "ready": In(stream.Signature(ReadyLayout())),
@@ -85,13 +86,11 @@ class Receive(wiring.Component):
         m = Module()
         m.submodules.deliver = deliver = self._deliver
         m.submodules.scatter = scatter = self._scatter
-        m.submodules.reading = reading = StreamQueue(DeliveryLayout(), _READING_MAX)
-        for name in ("arrivals", "pops", "ready", "takes", "chains", "config", "pool_reads",
+        for name in ("arrivals", "head", "pops", "ready", "takes", "chains", "config", "pool_reads",
                      "dropped", "commands"):
             connect(m, flipped(getattr(self, name)), getattr(deliver, name))
         connect(m, flipped(self.popped), deliver.frames)
-        connect(m, deliver.deliveries, reading.i)
-        connect(m, reading.o, scatter.deliveries)
+        connect(m, deliver.deliveries, scatter.deliveries)
         connect(m, flipped(self.frames), scatter.frames)
         connect(m, flipped(self.segments), scatter.chain_segments)
         connect(m, scatter.segments, flipped(self.write_segments))

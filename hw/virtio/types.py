@@ -162,17 +162,24 @@ class ReadyLayout(data.StructLayout):
     every chain is announced once, in order, so that a consumer with credit never takes in vain
     (but for a queue that was stopped meanwhile: then the answer is NONE).
 
-    ``bytes`` is the sum of theirs, each as `ChainLayout` gives it; ``count`` is 64 at most."""
+    ``bytes`` is the sum of theirs, each as `ChainLayout` gives it; ``count`` is 64 at most. None of
+    them has fewer bytes than ``shortest``, and none more than ``longest``; 0 where it is not known.
+    """
 
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "count": 8, "bytes": LENGTH_BITS + 6})
+        super().__init__({"queue": QUEUE_BITS, "count": 8, "bytes": LENGTH_BITS + 6,
+                          "shortest": LENGTH_BITS, "longest": LENGTH_BITS})
 
 
 class TakeLayout(data.StructLayout):
-    """Take the next chain of ``queue``, if it holds at least ``bytes``; else leave it there."""
+    """Take the next chain of ``queue``, if it holds at least ``bytes``; else leave it there.
+
+    ``begun``: for a frame that has a chain already. It is finished, also where the queue does not
+    run any more: its first chain's obligation is still there, so nothing was thrown away yet.
+    """
 
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "bytes": LENGTH_BITS})
+        super().__init__({"queue": QUEUE_BITS, "bytes": LENGTH_BITS, "begun": 1})
 
 
 class ChainStatus(enum.Enum, shape=2):

@@ -9,8 +9,15 @@ from amaranth.lib.wiring import In, Out
 
 from hw.stream.memory import ForwardingMemory
 from hw.stream.queue import StreamQueue
+from hw.stream.types import LENGTH_BITS
 from hw.virtio.types import QueueLayout
-from hw.wire.types import FrameHandle, HeldSignature, QueuedFrame
+from hw.wire.types import (
+    ArrivalLayout,
+    FrameHandle,
+    HeadSignature,
+    HeldSignature,
+    QueuedFrame,
+)
 
 __all__ = ["FrameQueues"]
 
@@ -28,7 +35,7 @@ class FrameQueues(wiring.Component):
 
     | Latency: 3 cycles from ``push`` to ``arrivals``, 3 from ``pops`` to ``popped``.
     | Throughput: a push or a pop a cycle.
-    | Storage: a handle a cell, and two cell numbers and a handle a queue, in memory.
+    | Storage: a handle a cell, and two cell numbers, a handle and a length a queue, in memory.
     | After a reset the first push waits a cycle for each queue, in which contexts are cleared.
 
     Parameters
@@ -43,7 +50,7 @@ class FrameQueues(wiring.Component):
     Members
     -------
     push : In(stream.Signature(QueuedFrame(cells)))
-    arrivals : Out(stream.Signature(QueueLayout()))
+    arrivals : Out(stream.Signature(ArrivalLayout()))
         One for each frame, when it can be popped.
     pops : In(stream.Signature(QueueLayout()))
         Take the oldest frame of the queue. There must be one.
@@ -51,6 +58,8 @@ class FrameQueues(wiring.Component):
         The answers, in order.
     held : In(HeldSignature(cells))
         The cells that a queue's frames occupy here.
+    head : In(HeadSignature())
+        The length of a queue's oldest frame.
     """
 
     push: stream.Interface
@@ -58,6 +67,7 @@ class FrameQueues(wiring.Component):
     pops: stream.Interface
     popped: stream.Interface
     held: Any  # HeldSignature
+    head: Any  # HeadSignature
 
     def __init__(self, *, queues: int, cells: int, cell_bytes: int) -> None:
         if queues < 2:
@@ -69,13 +79,14 @@ class FrameQueues(wiring.Component):
         self.cell_bytes = cell_bytes
         super().__init__({
             "push": In(stream.Signature(QueuedFrame(cells))),
-            "arrivals": Out(stream.Signature(QueueLayout())),
+            "arrivals": Out(stream.Signature(ArrivalLayout())),
             "pops": In(stream.Signature(QueueLayout())),
             "popped": Out(stream.Signature(FrameHandle(cells))),
             "held": In(HeldSignature(cells)),
+            "head": In(HeadSignature()),
         })
 
-    def elaborate(self, platform: object) -> Module:
+    def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one pipeline
         m = Module()
         members = (self.queues + 1) // 2
         handle = FrameHandle(self.cells)
@@ -84,10 +95,11 @@ class FrameQueues(wiring.Component):
 
         m.submodules.contexts = contexts = ForwardingMemory(context, members)
         m.submodules.holdings = holdings = ForwardingMemory(range(self.cells + 1), members)
+        m.submodules.heads = heads = ForwardingMemory(LENGTH_BITS, members)
         links: memory.Memory[Any, Any] = memory.Memory(shape=handle, depth=self.cells, init=[])
         m.submodules.links = links
         link_write, link_read = links.write_port(), links.read_port()
-        m.submodules.arrivals = arrivals = StreamQueue(QueueLayout(), _ARRIVALS_MAX)
+        m.submodules.arrivals = arrivals = StreamQueue(ArrivalLayout(), _ARRIVALS_MAX)
         m.submodules.popped = popped = StreamQueue(handle, _POPPED_MAX)
 
         clearing = Signal(init=1)
@@ -153,6 +165,7 @@ class FrameQueues(wiring.Component):
             link_read.en.eq(is_pop),
             arrivals.i.valid.eq(is_push),
             arrivals.i.p.queue.eq(frame.queue),
+            arrivals.i.p.bytes.eq(frame.frame.bytes),
             popped.i.valid.eq(is_pop),
             popped.i.payload.eq(now.first),
         ]
@@ -177,6 +190,12 @@ class FrameQueues(wiring.Component):
             holdings.read_enable.eq(self.held.enable),
             holdings.read_address.eq(self.held.queue >> 1),
             self.held.cells.eq(holdings.read_data),
+            heads.write_enable.eq(contexts.write_enable),
+            heads.write_address.eq(contexts.write_address),
+            heads.write_data.eq(next_2.first.bytes),
+            heads.read_enable.eq(self.head.enable),
+            heads.read_address.eq(self.head.queue >> 1),
+            self.head.bytes.eq(heads.read_data),
             self.arrivals.valid.eq(arrivals.o.valid),
             self.arrivals.payload.eq(arrivals.o.payload),
             arrivals.o.ready.eq(self.arrivals.ready),

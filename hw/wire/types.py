@@ -5,9 +5,9 @@ from amaranth.lib.wiring import In, Out
 
 from hw.stream.types import LENGTH_BITS, QUEUE_BITS, check_lanes
 
-__all__ = ["FLOW_HASH_BITS", "AdmissionDrop", "AdmissionDropLayout", "EnteredLayout", "EntryDrop",
-           "FrameHandle", "HeldSignature", "PoolReadLayout", "PoolWriteLayout", "QueuedFrame",
-           "SteeredLayout"]
+__all__ = ["FLOW_HASH_BITS", "AdmissionDrop", "AdmissionDropLayout", "ArrivalLayout",
+           "EnteredLayout", "EntryDrop", "FrameHandle", "HeadSignature", "HeldSignature",
+           "PoolReadLayout", "PoolWriteLayout", "QueuedFrame", "SteeredLayout"]
 
 FLOW_HASH_BITS = 16
 """Bits of the hash of a frame's flow."""
@@ -59,6 +59,26 @@ class HeldSignature(wiring.Signature):
     def __init__(self, cells: int) -> None:
         super().__init__({
             "queue": Out(QUEUE_BITS), "enable": Out(1), "cells": In(range(cells + 1)),
+        })
+
+
+class ArrivalLayout(data.StructLayout):
+    """A frame of so many bytes waits for ``queue``."""
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "bytes": LENGTH_BITS})
+
+
+class HeadSignature(wiring.Signature):
+    """How long the oldest frame of a queue is, as the one who asks has it.
+
+    ``bytes`` is valid in the cycle after ``enable``, and up to date until the next one, where the
+    queue has a frame and all that was popped of it has been answered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "queue": Out(QUEUE_BITS), "enable": Out(1), "bytes": In(LENGTH_BITS),
         })
 
 

@@ -15,6 +15,7 @@ from hw.virtio.types import QueueLayout
 from hw.wire.types import (
     AdmissionDrop,
     AdmissionDropLayout,
+    ArrivalLayout,
     EnteredLayout,
     EntryDrop,
     FrameHandle,
@@ -353,6 +354,7 @@ async def lists_keep_order(dut: Any, push_stalls: bool, pop_stalls: bool,
     push = StreamSource(dut, "queues__push", QueuedFrame(CELLS), pace(push_stalls, 1))
     pops = StreamSource(dut, "queues__pops", QueueLayout(), pace(pop_stalls, 2))
     waiting: dict[int, deque[dict[str, int]]] = {queue: deque() for queue in range(0, 8, 2)}
+    lengths: dict[int, deque[int]] = {queue: deque() for queue in waiting}
     held = dict.fromkeys(waiting, 0)
     ready: list[int] = []       # a queue for each frame that arrived and was not asked for
     asked: deque[int] = deque()
@@ -360,7 +362,9 @@ async def lists_keep_order(dut: Any, push_stalls: bool, pop_stalls: bool,
     rng = random.Random(cocotb.RANDOM_SEED)
 
     def arrived(payload: dict[str, int]) -> None:
-        ready.append(payload["queue"])
+        queue = payload["queue"]
+        assert payload["bytes"] == lengths[queue].popleft()
+        ready.append(queue)
 
     def popped(payload: dict[str, int]) -> None:
         queue = asked.popleft()
@@ -369,7 +373,7 @@ async def lists_keep_order(dut: Any, push_stalls: bool, pop_stalls: bool,
         held[queue] -= -(-payload["bytes"] // CELL)
         free.append(payload["cell"])
 
-    arrivals = StreamSink(dut, "queues__arrivals", QueueLayout(), pace(pop_stalls, 3),
+    arrivals = StreamSink(dut, "queues__arrivals", ArrivalLayout(), pace(pop_stalls, 3),
                           tell=arrived)
     StreamSink(dut, "queues__popped", FrameHandle(CELLS), pace(popped_stalls, 4), tell=popped)
     dut.queues__held__enable.value = 0
@@ -386,6 +390,7 @@ async def lists_keep_order(dut: Any, push_stalls: bool, pop_stalls: bool,
             frame = {"cell": free.pop(rng.randrange(len(free))), "bytes": size}
             push.send({"queue": queue, "frame": frame})
             waiting[queue].append(frame)
+            lengths[queue].append(size)
             held[queue] += -(-frame["bytes"] // CELL)
         if step % 300 > 100:  # at times the lists grow, at times they shrink
             while ready and len(asked) < 6:
@@ -407,13 +412,13 @@ async def lists_keep_order(dut: Any, push_stalls: bool, pop_stalls: bool,
         assert await look(dut, queue) == 0
 
 
-async def look(dut: Any, queue: int, name: str = "queues__held") -> int:
+async def look(dut: Any, queue: int, name: str = "queues__held", what: str = "cells") -> int:
     getattr(dut, f"{name}__queue").value = queue
     getattr(dut, f"{name}__enable").value = 1
     await RisingEdge(dut.clk)
     getattr(dut, f"{name}__enable").value = 0
     await RisingEdge(dut.clk)
-    return int(getattr(dut, f"{name}__cells").value)
+    return int(getattr(dut, f"{name}__{what}").value)
 
 
 @cocotb.test
@@ -421,7 +426,7 @@ async def cells_held(dut: Any) -> None:
     """What a queue holds is known while it is looked at."""
     push = StreamSource(dut, "queues__push", QueuedFrame(CELLS), always())
     pops = StreamSource(dut, "queues__pops", QueueLayout(), always())
-    StreamSink(dut, "queues__arrivals", QueueLayout(), always())
+    StreamSink(dut, "queues__arrivals", ArrivalLayout(), always())
     StreamSink(dut, "queues__popped", FrameHandle(CELLS), always())
     await reset(dut)
     for cell, size in enumerate((1, CELL, CELL + 1, LONGEST)):
@@ -438,11 +443,35 @@ async def cells_held(dut: Any) -> None:
 
 
 @cocotb.test
+async def length_of_the_oldest_frame(dut: Any) -> None:
+    """It is known while it is looked at, and when it has changed."""
+    push = StreamSource(dut, "queues__push", QueuedFrame(CELLS), always())
+    pops = StreamSource(dut, "queues__pops", QueueLayout(), always())
+    StreamSink(dut, "queues__arrivals", ArrivalLayout(), always())
+    StreamSink(dut, "queues__popped", FrameHandle(CELLS), always())
+    dut.queues__head__enable.value = 0
+    await reset(dut)
+    sizes = (14, CELL + 1, LONGEST, 77)
+    for cell, size in enumerate(sizes):
+        push.send({"queue": 4, "frame": {"cell": cell, "bytes": size}})
+        push.send({"queue": 2, "frame": {"cell": cell + 8, "bytes": size + 100}})
+    await push.drain()
+    await cycles(dut, 4)
+    assert await look(dut, 2, "queues__head", "bytes") == sizes[0] + 100
+    assert await look(dut, 4, "queues__head", "bytes") == sizes[0]
+    for size in sizes[1:]:
+        pops.send({"queue": 4})
+        await cycles(dut, 5)
+        assert int(dut.queues__head__bytes.value) == size
+    assert await look(dut, 2, "queues__head", "bytes") == sizes[0] + 100
+
+
+@cocotb.test
 async def an_operation_a_cycle(dut: Any) -> None:
     """Pushes to one queue, then pops from it: one a cycle, and both at half of that each."""
     push = StreamSource(dut, "queues__push", QueuedFrame(CELLS), always())
     pops = StreamSource(dut, "queues__pops", QueueLayout(), always())
-    arrivals = StreamSink(dut, "queues__arrivals", QueueLayout(), always())
+    arrivals = StreamSink(dut, "queues__arrivals", ArrivalLayout(), always())
     popped = StreamSink(dut, "queues__popped", FrameHandle(CELLS), always())
     await reset(dut)
     await cycles(dut, 8)
@@ -485,7 +514,7 @@ class Path:
         self.reading: deque[int] = deque()
         self.received: dict[int, list[bytes]] = {}
         self.take = True
-        self.arrivals = StreamSink(dut, f"{name}__arrivals", QueueLayout(), pace(stalls, 5),
+        self.arrivals = StreamSink(dut, f"{name}__arrivals", ArrivalLayout(), pace(stalls, 5),
                                    tell=self._arrives)
         self.reads = StreamSource(dut, f"{name}__reads", PoolReadLayout(self.cells),
                                   pace(stalls, 6))
@@ -663,7 +692,7 @@ async def nobody_looks_at_arrivals(dut: Any) -> None:
 async def arrivals_are_never_lost(dut: Any) -> None:
     """Pushes wait while arrivals do; each frame is announced once."""
     push = StreamSource(dut, "queues__push", QueuedFrame(CELLS), always())
-    arrivals = StreamSink(dut, "queues__arrivals", QueueLayout(), never())
+    arrivals = StreamSink(dut, "queues__arrivals", ArrivalLayout(), never())
     await reset(dut)
     for cell in range(24):
         push.send({"queue": 2 * (cell % 4), "frame": {"cell": cell, "bytes": 60}})

@@ -15,9 +15,11 @@ from hw.wire.frame_queues import FrameQueues
 from hw.wire.pool import PacketPool
 from hw.wire.types import (
     AdmissionDropLayout,
+    ArrivalLayout,
     EnteredLayout,
     EntryDrop,
     FrameHandle,
+    HeadSignature,
     PoolReadLayout,
     SteeredLayout,
 )
@@ -43,7 +45,8 @@ class WireReceivePath(wiring.Component):
             "steered": In(stream.Signature(SteeredLayout())),
             "entry_drops": Out(stream.Signature(EntryDrop, always_ready=True)),
             "admission_drops": Out(stream.Signature(AdmissionDropLayout(), always_ready=True)),
-            "arrivals": Out(stream.Signature(QueueLayout())),
+            "arrivals": Out(stream.Signature(ArrivalLayout())),
+            "head": In(HeadSignature()),
             "pops": In(stream.Signature(QueueLayout())),
             "popped": Out(stream.Signature(FrameHandle(cells))),
             "reads": In(stream.Signature(PoolReadLayout(cells))),
@@ -72,6 +75,7 @@ class WireReceivePath(wiring.Component):
         connect_streams(m, pool.frames, admission.stored)
         connect_streams(m, admission.queued, queues.push)
         connect(m, admission.held, queues.held)
+        connect(m, flipped(this.head), queues.head)
         m.d.comb += [
             admission.free_cells.eq(pool.free_cells),
             this.free_cells.eq(pool.free_cells),
