@@ -23,6 +23,7 @@ __all__ = [
     "LifecycleRequest",
     "LifecycleRequestLayout",
     "ObligationLayout",
+    "PairsLayout",
     "QueueCommandLayout",
     "QueueConfigLayout",
     "QueueConfigSignature",
@@ -212,6 +213,13 @@ class ObligationLayout(data.StructLayout):
 
     def __init__(self) -> None:
         super().__init__({"queue": QUEUE_BITS, "delta": signed(9)})
+
+
+class PairsLayout(data.StructLayout):
+    """The driver of ``function`` uses ``pairs`` queue pairs from now on: VQ_PAIRS_SET."""
+
+    def __init__(self) -> None:
+        super().__init__({"function": FUNCTION_BITS, "pairs": 16})
 
 
 class LifecycleRequest(enum.Enum, shape=2):
