@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -176,6 +176,8 @@ class ControlChain(wiring.Component):
         raw = Signal(8 * DESCRIPTOR_BYTES, reset_less=True)
         beat = Signal(range(max(2, COMMAND_BYTES_MAX // self.lanes)), reset_less=True)
         answer: Any = self.read_answers.p
+        kept = Signal(self.lanes)  # of a beat of bytes
+        m.d.comb += kept.eq(Mux(answer.first, Const(-1, self.lanes) << lead, ~0))
 
         def fail(reason: Any) -> None:
             m.d.sync += [
@@ -316,12 +318,11 @@ class ControlChain(wiring.Component):
             with m.State("BYTES"):
                 # They come on the lanes on which they are kept.
                 with m.If(self.read_answers.valid):
-                    for lane in range(COMMAND_BYTES_MAX):
-                        place = slice(8 * lane, 8 * lane + 8)
-                        mine = lane % self.lanes
-                        with m.If((beat == lane // self.lanes) & (~answer.first | (lead <= mine))):
-                            m.d.sync += chain.content[place].eq(
-                                answer.data[8 * mine:8 * mine + 8])
+                    for place in range(COMMAND_BYTES_MAX):
+                        lane = place % self.lanes
+                        with m.If(kept[lane] & (beat == place // self.lanes)):
+                            m.d.sync += chain.content.word_select(place, 8).eq(
+                                answer.data.word_select(lane, 8))
                 take_answer("STEP")
 
             with m.State("ENTER"):
