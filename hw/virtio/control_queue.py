@@ -88,8 +88,8 @@ class ControlQueue(wiring.Component):
     `DESCRIPTORS_MAX` descriptors and as many reads of data, each with an end. A command for a
     stopped queue never waits for that.
 
-    | Latency: 9 cycles from a doorbell to the first read (packed: 11); from there 30 to ``used`` for
-    |   a command of two buffers in a split ring, and what 5 reads and a write wait, one by one.
+    | Latency: 9 cycles from a doorbell to the first read (packed: 11); from there about 30 to
+    |   ``used`` for a command of two buffers in a split ring, and the waits of 5 reads and a write.
     | Throughput: one command at a time. Storage: 34 bits a function.
 
     Parameters
@@ -276,9 +276,8 @@ class ControlQueue(wiring.Component):
 
         head = Signal(16, reset_less=True)   # split: as the ring has it
         delta = Signal(16, reset_less=True)  # split: chains that are available
-        place = Signal(16)                   # split: of the next entry
+        place = Signal(16, reset_less=True)  # split: of the next entry
         m.d.comb += [
-            place.eq(position & (size - 1)),
             chain.starts.p.queue.eq(queue),
             chain.starts.p.function.eq(function),
             chain.starts.p.packed.eq(ring.modes.ring_packed),
@@ -328,10 +327,10 @@ class ControlQueue(wiring.Component):
             m.d.sync += Value.cast(reason).eq(Value.cast(why))
             m.next = "HOLD"
 
-        # A packed ring's position behind the chain.
-        beyond = Signal(17, reset_less=True)
-        step = Signal(17)
-        m.d.comb += step.eq(position[:15] + found.slots)
+        # A packed ring's place behind the chain, and the same less the ring's size.
+        step = Signal(17, reset_less=True)
+        beyond = Signal(17)
+        m.d.comb += beyond.eq(step - size)
 
         with m.FSM():
             with m.State("IDLE"):
@@ -355,7 +354,8 @@ class ControlQueue(wiring.Component):
 
             # The ring.
             with m.State("LOOK"):
-                m.d.sync += address.eq(ring.driver + _INDEX_OFFSET)
+                m.d.sync += [address.eq(ring.driver + _INDEX_OFFSET),
+                             place.eq(position & (size - 1))]
                 m.next = "INDEX-READ"
                 with m.If(ring.modes.ring_packed):
                     m.next = "CHAIN"
@@ -426,7 +426,8 @@ class ControlQueue(wiring.Component):
                     write.eq(_Write.EVENT),
                     length.eq(_WORD_BYTES),
                     value.eq(position),
-                    address.eq(ring.device + ((size << 3) + _RING_OFFSET)),
+                    # The size is a power of two: nothing is carried.
+                    address.eq(ring.device + ((size << 3) | _RING_OFFSET)),
                 ]
                 with m.If(ring.modes.ring_packed):
                     # The standard's wrap counter is a lap's inverse.
@@ -462,13 +463,15 @@ class ControlQueue(wiring.Component):
 
             # The chain is done with.
             with m.State("ADVANCE"):
-                m.d.sync += [beyond.eq(step - size), position.eq(position + 1)]
+                m.d.sync += step.eq(position[:15] + found.slots)
+                m.next = "KEEP"
                 with m.If(ring.modes.ring_packed):
-                    m.d.sync += position[:15].eq(step)
-                    m.d.sync += position[15].eq(position[15])
-                m.next = "WRAP"
+                    m.next = "WRAP"
+                with m.Else():
+                    m.d.sync += position.eq(position + 1)
             with m.State("WRAP"):
-                with m.If(ring.modes.ring_packed & ~beyond[16]):
+                m.d.sync += position[:15].eq(step)
+                with m.If(~beyond[16]):
                     m.d.sync += position.eq(Cat(beyond[:15], ~position[15]))
                 m.next = "KEEP"
             with m.State("KEEP"):
