@@ -11,7 +11,13 @@ from hw.stream.memory import ForwardingMemory
 from hw.stream.queue import StreamQueue
 from hw.stream.register import PipeRegister
 from hw.virtio.descriptor_cache import DescriptorLayout, TotalsLayout, WriteSignature
-from hw.virtio.prefetch_types import DiscardLayout, LookupSignature, PrefetchSizes
+from hw.virtio.prefetch_types import (
+    DiscardLayout,
+    LookupSignature,
+    PrefetchSizes,
+    packed_place,
+    packed_position,
+)
 from hw.virtio.types import (
     ChainLayout,
     ChainStatus,
@@ -170,7 +176,7 @@ class ChainTake(wiring.Component):
             "segments": Out(stream.Signature(SegmentLayout())),
             "config": Out(QueueConfigSignature()),
             "limit": Out(LookupSignature(member, 16)),
-            "ids": Out(LookupSignature(slot, sizes.index_bits)),
+            "ids": Out(LookupSignature(slot, 16)),
             "totals": Out(LookupSignature(slot, TotalsLayout(sizes))),
             "descriptors": Out(LookupSignature(slot, DescriptorLayout(sizes))),
             "freed": Out(WriteSignature(sizes.slots, 1)),
@@ -258,7 +264,8 @@ class ChainTake(wiring.Component):
         index = Signal(sizes.index_bits)
         m.d.sync += [places.eq(looks), place.eq(taken)]
         m.d.comb += [
-            index.eq(own.read_data & (config.config.size - 1)),
+            index.eq(Mux(config.config.modes.ring_packed, packed_place(own.read_data),
+                         own.read_data & (config.config.size - 1))),
             ids.address.eq(sizes.slot((place.queue >> 1)[:sizes.member_bits], index)),
             ids.enable.eq(places),
             totals.address.eq(ids.address),
@@ -269,20 +276,28 @@ class ChainTake(wiring.Component):
         judge: Any = Signal(TakeLayout(), reset_less=True)
         judges = Signal()
         available = Signal(reset_less=True)
-        more = Signal(reset_less=True)
-        after = Signal(16, reset_less=True)
+        packed = Signal(reset_less=True)
+        more = Signal()
+        number = Signal(sizes.index_bits, reset_less=True)  # of the first descriptor, if packed
+        next_one = Signal(16, reset_less=True)
+        limits = Signal(16, reset_less=True)
+        after = Signal(16)
         found = Signal()
         short = Signal()
         m.d.sync += [
             judges.eq(places),
             judge.eq(place),
             available.eq(config.config.running & (own.read_data != limit.data)),
-            more.eq((own.read_data + 1)[:16] != limit.data),
-            after.eq(own.read_data + 1),
+            packed.eq(config.config.modes.ring_packed),
+            number.eq(own.read_data),
+            next_one.eq(own.read_data + 1),
+            limits.eq(limit.data),
         ]
         judged = (judge.queue >> 1)[:sizes.member_bits]
         chain: Any = totals.data
         m.d.comb += [
+            after.eq(Mux(packed, packed_position(chain.after, chain.after_lap), next_one)),
+            more.eq(after != limits),
             short.eq(available & (chain.bytes < judge.bytes)),
             found.eq(available & ~short),
             answers.i.valid.eq(judges),
@@ -290,13 +305,13 @@ class ChainTake(wiring.Component):
             answers.i.p.status.eq(Mux(found, ChainStatus.FOUND,
                                       Mux(short, ChainStatus.SHORT, ChainStatus.NONE))),
             answers.i.p.id.eq(ids.data),
-            answers.i.p.slots.eq(1),
+            answers.i.p.slots.eq(Mux(packed, chain.slots, 1)),
             answers.i.p.bytes.eq(chain.bytes),
             answers.i.p.segments.eq(chain.segments),
             answers.i.p.more.eq(short | (found & more)),
             lists.i.valid.eq(judges & found),
             lists.i.p.member.eq(judged),
-            lists.i.p.number.eq(ids.data),
+            lists.i.p.number.eq(Mux(packed, number, ids.data)),
             lists.i.p.segments.eq(chain.segments),
             given_back.i.valid.eq(judges & ~found),
             given_back.i.payload.eq(judged),

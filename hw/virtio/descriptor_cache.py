@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from hw.stream.types import LENGTH_BITS
 from hw.virtio.prefetch_types import LookupSignature, PrefetchSizes
 
-__all__ = ["DescriptorLayout", "SlotMemory", "TotalsLayout", "WriteSignature"]
+__all__ = ["DescriptorLayout", "DoneLayout", "SlotMemory", "TotalsLayout", "WriteSignature"]
 
 
 class DescriptorLayout(data.StructLayout):
@@ -27,10 +27,28 @@ class DescriptorLayout(data.StructLayout):
 
 
 class TotalsLayout(data.StructLayout):
-    """What is known of a chain as a whole."""
+    """What is known of a chain as a whole.
+
+    Of a packed ring also the places that it takes there, and the place behind it with its lap.
+    """
 
     def __init__(self, sizes: PrefetchSizes) -> None:
-        super().__init__({"bytes": LENGTH_BITS, "segments": sizes.index_bits + 1})
+        super().__init__({
+            "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1, "slots": sizes.index_bits + 1,
+            "after": sizes.index_bits, "after_lap": 1,
+        })
+
+
+class DoneLayout(data.StructLayout):
+    """Whether a chain is complete (its ``mark`` differs from its lap), and what is announced of it.
+
+    Of a packed ring also the place behind it, with its lap.
+    """
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({
+            "mark": 1, "bytes": LENGTH_BITS, "after": sizes.index_bits, "after_lap": 1,
+        })
 
 
 class WriteSignature(wiring.Signature):

@@ -15,7 +15,12 @@ from hw.stream.types import BeatLayout
 from hw.virtio.available_ring import AvailableRing
 from hw.virtio.chain_publish import ChainPublish
 from hw.virtio.chain_take import ChainTake
-from hw.virtio.descriptor_cache import DescriptorLayout, SlotMemory, TotalsLayout
+from hw.virtio.descriptor_cache import (
+    DescriptorLayout,
+    DoneLayout,
+    SlotMemory,
+    TotalsLayout,
+)
 from hw.virtio.descriptor_fetch import DescriptorReads, RunMerger
 from hw.virtio.descriptor_parse import DescriptorParser
 from hw.virtio.kick_suppression import KickSuppression
@@ -50,7 +55,7 @@ _COMPLETIONS = 8
 
 
 class Prefetch(wiring.Component):
-    """Fetch descriptor chains of split virtqueues before they are asked for, and give them away.
+    """Fetch descriptor chains of virtqueues before they are asked for, and give them away.
 
     ::
 
@@ -210,6 +215,7 @@ class Prefetch(wiring.Component):
         m.submodules.index_answers = index_answers = StreamQueue(
             IndexAnswerLayout(sizes), _INDEX_ANSWERS)
         m.submodules.ring_answers = ring_answers = StreamQueue(answer, bursts_max * burst_beats)
+        m.submodules.reports = reports = StreamArbiter(IndexAnswerLayout(sizes), 2)
         m.submodules.runs = runs = StreamQueue(RunLayout(sizes), 4)
         m.submodules.walks = walks = StreamQueue(WalkLayout(sizes), self.chains_max)
         m.submodules.completions = completions = StreamQueue(CompletionLayout(sizes), _COMPLETIONS)
@@ -218,9 +224,9 @@ class Prefetch(wiring.Component):
         m.submodules.obligation_arbiter = obligation_arbiter = StreamArbiter(ObligationLayout(), 6)
 
         m.submodules.descriptors = descriptors = SlotMemory(DescriptorLayout(sizes), sizes.slots)
-        m.submodules.ids = ids = SlotMemory(sizes.index_bits, sizes.slots)
+        m.submodules.ids = ids = SlotMemory(16, sizes.slots)
         m.submodules.totals = totals = SlotMemory(TotalsLayout(sizes), sizes.slots)
-        m.submodules.done = done = SlotMemory(1, sizes.slots)
+        m.submodules.done = done = SlotMemory(DoneLayout(sizes), sizes.slots)
         m.submodules.freed = freed = SlotMemory(1, sizes.slots)
 
         # Answers by what they are. None of the three ever waits for a read to be accepted.
@@ -228,13 +234,15 @@ class Prefetch(wiring.Component):
         context: Any = data.View(self.context, answers.o[0].p.context)
         connect_streams(m, flipped(self.read_answers), answers.i)
         m.d.comb += [
-            answers.select.eq(Mux(kind[1], 2, kind[0])),
-            index_answers.i.valid.eq(answers.o[0].valid),
-            index_answers.i.p.member.eq(context.member),
-            index_answers.i.p.index.eq(answers.o[0].p.data[:16]),
-            index_answers.i.p.error.eq(answers.o[0].p.error),
-            answers.o[0].ready.eq(index_answers.i.ready),
+            answers.select.eq(Mux(kind[1:].any(), 2, kind[0])),
+            reports.i[0].valid.eq(answers.o[0].valid),
+            reports.i[0].p.member.eq(context.member),
+            reports.i[0].p.index.eq(answers.o[0].p.data[:16]),
+            reports.i[0].p.error.eq(answers.o[0].p.error),
+            answers.o[0].ready.eq(reports.i[0].ready),
         ]
+        connect_streams(m, publish.reports, reports.i[1])
+        connect_streams(m, reports.o, index_answers.i)
         assert (ReadKind.INDEX.value, ReadKind.RING.value) == (0, 1)
         connect_streams(m, answers.o[1], ring_answers.i)
         connect_streams(m, answers.o[2], parser.answers)

@@ -12,6 +12,7 @@ from hw.virtio.prefetch_types import (
     SweepLayout,
     index_mask,
     lap_of,
+    packed_place,
 )
 from hw.virtio.types import QueueCommandLayout
 
@@ -81,6 +82,8 @@ class PrefetchDiscard(wiring.Component):
             # A complete chain bears the opposite of its lap; places before `begin` are used next in
             # the lap after.
             self.sweeps.p.mark.eq(lap ^ (index < begin)),
+            self.sweeps.p.place.eq(begin),
+            self.sweeps.p.lap.eq(lap),
         ]
         with m.FSM():
             with m.State("IDLE"):
@@ -99,6 +102,11 @@ class PrefetchDiscard(wiring.Component):
                     lap.eq(lap_of(discard.position, discard.order)),
                     index.eq(0),
                 ]
+                with m.If(discard.packed):
+                    m.d.sync += [
+                        begin.eq(packed_place(discard.position)),
+                        lap.eq(discard.position[15]),
+                    ]
                 with m.If(self.publish.ready):
                     m.next = "TAKE"
             with m.State("TAKE"):

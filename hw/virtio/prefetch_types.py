@@ -29,6 +29,8 @@ __all__ = [
     "WalkLayout",
     "index_mask",
     "lap_of",
+    "packed_place",
+    "packed_position",
     "read_fault",
 ]
 
@@ -112,6 +114,17 @@ def index_mask(order: Value) -> Value:
     return Cat(order > bit for bit in range(15))
 
 
+def packed_place(position: Value) -> Value:
+    """Give the place in a packed ring of a position: its lap is the highest bit."""
+    return position[:15]
+
+
+def packed_position(place: Value, lap: Value) -> Value:
+    """Give the position in a packed ring, 16 bits. The lap is the standard's wrap counter turned
+    round, so that a ring begins at position 0."""
+    return Cat(place, Const(0, 15 - len(place)), lap)
+
+
 def lap_of(position: Value, order: Value) -> Value:
     """Parity of the lap of a free running position: its lowest bit above the index."""
     return position.bit_select(order, 1)
@@ -131,13 +144,14 @@ class LookupSignature(wiring.Signature):
         super().__init__({"enable": Out(1), "address": Out(address), "data": In(shape)})
 
 
-class ReadKind(enum.Enum, shape=2):
+class ReadKind(enum.Enum, shape=3):
     """What a read asks for."""
 
     INDEX = 0   # the available index
     RING = 1    # ring entries
     RUN = 2     # heads of chains, that lie side by side in the table
     WALK = 3    # the rest of one chain
+    SLOTS = 4   # places of a packed ring, side by side: whatever they hold
 
 
 class PrefetchContextLayout(data.StructLayout):
@@ -149,10 +163,13 @@ class PrefetchContextLayout(data.StructLayout):
     kind       `ReadKind`
     member     Whose
     order      log2 of the queue's size
-    index      RING: place of the first entry; RUN: of the first descriptor's; WALK: of the chain
+    top        The queue's size, less one
+    index      RING, SLOTS: place of the first entry; RUN: of the first descriptor's; WALK: of the
+               chain
     lap        Parity of the lap of that place
     count      Entries, or descriptors, of the answer
-    descriptor RUN, WALK: number of the first one
+    trusted    SLOTS: left after the answers to all earlier ones were looked at
+    descriptor RUN, WALK, SLOTS: number of the first one
     step       RUN: descriptors from one head to the next, less one
     down       RUN: the next heads belong to places below, not above
     bytes      WALK: of the chain so far
@@ -163,17 +180,25 @@ class PrefetchContextLayout(data.StructLayout):
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
             "kind": ReadKind, "member": sizes.member_bits, "order": ORDER_BITS,
-            "index": sizes.index_bits, "lap": 1, "count": COUNT_BITS,
-            "descriptor": sizes.index_bits, "step": STEP_BITS, "down": 1,
+            "top": sizes.index_bits, "index": sizes.index_bits, "lap": 1, "count": COUNT_BITS,
+            "trusted": 1, "descriptor": sizes.index_bits, "step": STEP_BITS, "down": 1,
             "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1,
         })
 
 
 class IndexAnswerLayout(data.StructLayout):
-    """The available index of a member, as it was read."""
+    """The available index of a member, as it was read; or how far a packed ring is available.
+
+    Of a packed ring ``index`` is the position behind the last descriptor that was available. The
+    answer held ``found`` of those that were not known yet; ``full``: all that it had; ``partial``:
+    a chain goes on behind them. An error of such a read was told by who found it.
+    """
 
     def __init__(self, sizes: PrefetchSizes) -> None:
-        super().__init__({"member": sizes.member_bits, "index": 16, "error": ReadError})
+        super().__init__({
+            "member": sizes.member_bits, "index": 16, "error": ReadError,
+            "found": COUNT_BITS, "full": 1, "partial": 1,
+        })
 
 
 class RunLayout(data.StructLayout):
@@ -202,21 +227,26 @@ class WalkLayout(data.StructLayout):
 
 
 class CompletionLayout(data.StructLayout):
-    """Nothing more will be read for ``count`` chains of a member: complete, or given up."""
+    """Nothing more will be read for ``count`` chains of a member: complete, or given up.
+
+    ``slots``: it is of an answer that held places of a packed ring. Its chains have no obligations
+    of their own; that of the answer passes on to ``report``.
+    """
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
             "member": sizes.member_bits, "order": ORDER_BITS, "count": COUNT_BITS + 1,
+            "packed": 1, "slots": 1, "report": IndexAnswerLayout(sizes),
         })
 
 
 class NotifyFlagLayout(data.StructLayout):
-    """Write ``value`` to a member's used ring: its flags, or avail_event. ``silent``: it asks for
-    no kicks."""
+    """Write ``value`` to a member's used ring: its flags, or avail_event; or, ``wide``, a packed
+    ring's event suppression. ``silent``: it asks for no kicks."""
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
-            "member": sizes.member_bits, "address": 64, "value": 16, "silent": 1,
+            "member": sizes.member_bits, "address": 64, "value": 32, "wide": 1, "silent": 1,
         })
 
 
@@ -225,19 +255,22 @@ class DiscardLayout(data.StructLayout):
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
-            "member": sizes.member_bits, "order": ORDER_BITS, "position": 16, "reset": 1,
+            "member": sizes.member_bits, "order": ORDER_BITS, "packed": 1, "position": 16,
+            "reset": 1,
         })
 
 
 class SweepLayout(data.StructLayout):
     """Clear one place: its chain is not complete, its descriptor not in use.
 
-    ``mark`` is what the completion mark of a chain that is *not* complete looks like there.
+    ``mark`` is what the completion mark of a chain that is *not* complete looks like there. A
+    packed ring goes on at ``place``, in the lap ``lap``.
     """
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
             "member": sizes.member_bits, "index": sizes.index_bits, "mark": 1,
+            "place": sizes.index_bits, "lap": 1,
         })
 
 
