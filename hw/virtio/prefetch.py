@@ -108,8 +108,8 @@ class Prefetch(wiring.Component):
     chains_max
         Chains between the read of their first descriptor and their last, at least 64.
     first_position
-        Where rings begin after a reset. The standard says 0; a test that wants to see positions
-        wrap begins short of 65536.
+        Where split rings begin after a reset. The standard says 0; a test that wants to see
+        positions wrap begins short of 65536.
 
     Members
     -------

@@ -92,7 +92,7 @@ class World:
     """All ports of the component but its clock.
 
     ``modes`` are of the queues, in turn. ``table_max``: most entries of an indirect table; 0 for a
-    card that knows neither tables nor packed rings, and tells neither places nor announced bytes.
+    card that knows no tables.
     """
 
     def __init__(self, dut: Any, *, lanes: int,  # noqa: PLR0915  # one list of ports
@@ -382,7 +382,8 @@ class World:
         known = self.announced[number]
         chains = list(islice(self.queues[number].posted, known, known + count))
         assert len(chains) == count, f"announced {known + count} chains of {number}"
-        assert not self.table_max or ready["bytes"] == sum(chain.told for chain in chains)
+        assert ready["bytes"] == sum(chain.told for chain in chains), (
+            number, ready, [(chain.told, chain.slots) for chain in chains])
         self.announced[number] += count
         self.credit[number] += count
         self.ready_at[number].append(self.now)
@@ -416,7 +417,7 @@ class World:
             return
         assert total >= least
         assert chain["id"] == expected.id
-        assert not self.table_max or chain["slots"] == expected.slots
+        assert chain["slots"] == expected.slots
         assert chain["bytes"] == total
         assert chain["segments"] == len(expected.buffers)
         queue.posted.popleft()

@@ -370,7 +370,7 @@ def _by_the_index(queue: SplitQueue, card: random.Random) -> Callable[[int, int]
 
 def _by_the_place(queue: PackedQueue, card: random.Random) -> Callable[[int, int], bool]:
     """Likewise for a packed ring: a place, and the wrap counter there (1 in the first lap)."""
-    place = max(0, queue.index + card.randint(-3, 9))
+    place = max(0, queue.index + card.randint(-3, 9) + card.choice([0, 0, queue.size]))
     lap, offset = divmod(place, queue.size)
     word = offset | (lap % 2 == 0) << 15 | 2 << 16
     queue.memory.write(queue.suppression[0], word.to_bytes(4, "little"))
