@@ -139,7 +139,7 @@ class AvailableRing(wiring.Component):
     slots_max
         Places of packed rings whose chains may still go on somewhere, at least 32.
     first_position
-        Where a ring begins after a reset.
+        Where a split ring begins after a reset.
 
     Members
     -------
@@ -496,10 +496,11 @@ class AvailableRing(wiring.Component):
                     m.next = "IDLE"
             with m.State("FORGET"):
                 # All but what the driver sees: the flag in its memory stays as it is.
+                begin = Mux(packed, 0, self.first_position)
                 m.d.comb += [
                     after.eq(0),
-                    after.known.eq(Mux(forget, self.first_position, position.data)),
-                    after.fetch.eq(Mux(forget, self.first_position, position.data)),
+                    after.known.eq(Mux(forget, begin, position.data)),
+                    after.fetch.eq(Mux(forget, begin, position.data)),
                     after.quiet.eq(state.quiet & ~forget),
                     states.write_enable.eq(1),
                 ]

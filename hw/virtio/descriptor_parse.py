@@ -375,6 +375,7 @@ class DescriptorParser(wiring.Component):
         cells: Any = self.cells
         unneeded: Any = self.cells_unneeded
         place = Signal(range(sizes.slots))
+        passes = Signal()
         finishes = Signal()
         count = Signal(range(BURST_MAX + 1))   # chains that ended in this answer, before this
         counted = Signal(range(BURST_MAX + 2))
@@ -382,6 +383,9 @@ class DescriptorParser(wiring.Component):
         wants = Signal()
         m.d.comb += [
             place.eq(sizes.slot(write.member, write.index)),
+            # A place of a packed ring inside a chain bears the mark too, or a head there would look
+            # complete a lap later. The one before it has a write to spare.
+            passes.eq(write_live & write.place & ~write_complete & ~write_fails),
             descriptors.address.eq(sizes.slot(write.member, write.number)),
             descriptors.data.eq(written),
             descriptors.enable.eq(write_live & ~write_in_cell),
@@ -398,12 +402,13 @@ class DescriptorParser(wiring.Component):
             totals.data.after.eq(write.after),
             totals.data.after_lap.eq(write.after_lap),
             totals.enable.eq(write_complete),
-            done.address.eq(place),
-            done.data.mark.eq(Mux(write.sweep, write.lap, ~write.lap)),
+            done.address.eq(Mux(passes, sizes.slot(write.member, write.after), place)),
+            done.data.mark.eq(Mux(passes, ~write.after_lap,
+                                  Mux(write.sweep, write.lap, ~write.lap))),
             done.data.bytes.eq(write_chain.bytes),
             done.data.after.eq(write.after),
             done.data.after_lap.eq(write.after_lap),
-            done.enable.eq(write_complete | (write_valid & write.sweep)),
+            done.enable.eq(write_complete | passes | (write_valid & write.sweep)),
 
             self.walks.valid.eq(write_goes_on & advance),
             self.walks.payload.eq(walk),
