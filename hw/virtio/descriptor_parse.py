@@ -341,7 +341,7 @@ class DescriptorParser(wiring.Component):
                 walk.address.eq(judge.address),
                 walk.entries.eq(judge.entries),
                 walk.link.eq(judge.number),
-                walk.in_cell.eq(1),
+                walk.in_cell.eq(judge.table),
                 walk.cell.eq(next_cell),
                 walk.room.eq(judge.room - 1),
             ]
@@ -385,7 +385,7 @@ class DescriptorParser(wiring.Component):
             place.eq(sizes.slot(write.member, write.index)),
             # A place of a packed ring inside a chain bears the mark too, or a head there would look
             # complete a lap later. The one before it has a write to spare.
-            passes.eq(write_live & write.place & ~write_complete & ~write_fails),
+            passes.eq(write_live & write.place & ~write_ends_place & ~write_fails),
             descriptors.address.eq(sizes.slot(write.member, write.number)),
             descriptors.data.eq(written),
             descriptors.enable.eq(write_live & ~write_in_cell),
