@@ -113,12 +113,12 @@ class AvailableRing(wiring.Component):
     for, is taken as what a look found. Any other makes a plain kick, and so does one that comes
     while a look is on its way.
 
-    *Packed rings.* A look reads places of the ring itself, and its answer is what `DescriptorParser`
-    reports of them. As long as each look finds all that it asks for, up to `_AHEAD_MAX` are on
-    their way, one behind the other. When one finds less, the others were in vain: the next look
-    begins where it ended, when they are back. For the rest it is as above, with the device event
-    suppression structure in place of NO_NOTIFY and avail_event; positions that are told are plain
-    kicks.
+    *Packed rings.* A look reads places of the ring itself, and its answer is what
+    `DescriptorParser` reports of them. As long as each look finds all that it asks for, up to
+    `_AHEAD_MAX` are on their way, one behind the other. When one finds less, the others were in
+    vain: the next look begins where it ended, when they are back. For the rest it is as above, with
+    the device event suppression structure in place of NO_NOTIFY and avail_event; positions that are
+    told are plain kicks.
 
     *Rooms.* An answer must never wait for another one. So an index is read only when there is
     room for its answer (`answers_max`), and likewise ring entries (`bursts_max`).
@@ -136,6 +136,8 @@ class AvailableRing(wiring.Component):
         Index reads on their way, their answers included until they are taken here.
     bursts_max
         Reads of entries on their way, until ``ring_done``.
+    slots_max
+        Places of packed rings whose chains may still go on somewhere, at least 32.
     first_position
         Where a split ring begins after a reset.
 
@@ -149,6 +151,8 @@ class AvailableRing(wiring.Component):
     reads : Out(stream.Signature(ReadRequestLayout(...)))
     ring_done : In(1)
         The answer to a read of entries has been used up (a pulse).
+    slots_finished : In(range(BURST_MAX + 2))
+        So many places of packed rings count no more, each cycle; 32 in the end for each look.
     index_answers : In(stream.Signature(IndexAnswerLayout(sizes)))
     flags : Out(stream.Signature(NotifyFlagLayout(sizes)))
         Offered only while ``flags_room``.
@@ -171,6 +175,7 @@ class AvailableRing(wiring.Component):
     faulted: wiring.PureInterface
     reads: stream.Interface
     ring_done: Signal
+    slots_finished: Signal
     index_answers: stream.Interface
     flags: stream.Interface
     flags_room: Signal
@@ -182,7 +187,10 @@ class AvailableRing(wiring.Component):
     stopped: stream.Interface
 
     def __init__(self, sizes: PrefetchSizes, *, answers_max: int, bursts_max: int,
-                 first_position: int = 0) -> None:
+                 slots_max: int, first_position: int = 0) -> None:
+        if slots_max < BURST_MAX:
+            raise ValueError(f"slots_max must be at least {BURST_MAX}, not {slots_max!r}")
+        self.slots_max = slots_max
         self.sizes = sizes
         self.answers_max = answers_max
         self.bursts_max = bursts_max
@@ -196,6 +204,7 @@ class AvailableRing(wiring.Component):
             "faulted": Out(LookupSignature(member, 1)),
             "reads": Out(stream.Signature(ReadRequestLayout(sizes.lanes, self._context.size))),
             "ring_done": In(1),
+            "slots_finished": In(range(BURST_MAX + 2)),
             "index_answers": In(stream.Signature(IndexAnswerLayout(sizes))),
             "flags": Out(stream.Signature(NotifyFlagLayout(sizes))),
             "flags_room": In(1),
@@ -336,9 +345,20 @@ class AvailableRing(wiring.Component):
         favour_visits = Signal()
         room = Signal()
         may_visit = Signal()
+        slots = Signal(range(self.slots_max + 1), init=self.slots_max)
+        slots_finished = Signal.like(self.slots_finished)
+        slots_room = Signal(init=1)
+        takes_slots = Signal()
         m.d.comb += [
             room.eq((bursts != self.bursts_max) & self.flags_room),
-            may_visit.eq(room & (outstanding != self.answers_max)),
+            may_visit.eq(room & (outstanding != self.answers_max) & slots_room),
+        ]
+        m.d.comb += takes_slots.eq(looks & (context.kind == ReadKind.SLOTS))
+        m.d.sync += [
+            slots_finished.eq(self.slots_finished),
+            slots.eq(slots + slots_finished - Mux(takes_slots, BURST_MAX, 0)),
+            # A cycle late: no look comes so soon after another.
+            slots_room.eq(slots >= BURST_MAX),
         ]
 
         with m.FSM():
@@ -430,6 +450,8 @@ class AvailableRing(wiring.Component):
                     context.lap.eq(Mux(packed, state.fetch[15], lap_of(state.fetch, order))),
                     context.count.eq(count),
                     context.trusted.eq(state.flight == 0),
+                    context.packed.eq(packed),
+                    context.indirect.eq(ring.modes.indirect_desc),
                     # The size is a power of two: nothing is carried.
                     flag_address.eq(ring.device + Mux(
                         ring.modes.event_idx & ~packed,

@@ -33,8 +33,8 @@ class ChainPublish(wiring.Component):
     that was announced, and go on while chains are complete. Completions of the same member that
     wait in a row are done in one go. After the announcement the obligations of the
     completed chains are given back: so nothing of a queue is announced after it has stopped.
-    Those that were found in a packed ring had none of their own: the one of their answer passes
-    on with ``reports``.
+    Those that were found in a packed ring have none of their own: the one of their answer passes
+    on with ``reports``. Only those that go on in a table get one each, before that.
 
     | Latency: 4 cycles from a completion to its announcement, 5 to its report.
     | Throughput: a chain a cycle, and 3 cycles a completion. Storage: 16 bits a member.
@@ -51,21 +51,24 @@ class ChainPublish(wiring.Component):
         The marks of complete chains, by place.
     loads : In(stream.Signature(DiscardLayout(sizes)))
         Go on from a position.
-    limit : In(LookupSignature(range(members), 16))
+    limits : In(LookupSignature(range(members), 16)).array(2)
         Position behind the last chain announced; up to date before the announcement.
     ready : Out(stream.Signature(ReadyLayout()))
     reports : Out(stream.Signature(IndexAnswerLayout(sizes)))
         What was seen of packed rings, after their chains were announced.
     obligations : Out(stream.Signature(ObligationLayout()))
+    obliged : In(1)
+        The obligation told last has reached its counter (a pulse).
     """
 
     completions: stream.Interface
     done: wiring.PureInterface
     loads: stream.Interface
-    limit: wiring.PureInterface
+    limits: list[wiring.PureInterface]
     ready: stream.Interface
     reports: stream.Interface
     obligations: stream.Interface
+    obliged: Signal
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         self.sizes = sizes
@@ -73,33 +76,37 @@ class ChainPublish(wiring.Component):
             "completions": In(stream.Signature(CompletionLayout(sizes))),
             "done": Out(LookupSignature(range(sizes.slots), DoneLayout(sizes))),
             "loads": In(stream.Signature(DiscardLayout(sizes))),
-            "limit": In(LookupSignature(range(sizes.members), 16)),
+            "limits": In(LookupSignature(range(sizes.members), 16)).array(2),
             "ready": Out(stream.Signature(ReadyLayout())),
             "reports": Out(stream.Signature(IndexAnswerLayout(sizes))),
             "obligations": Out(stream.Signature(ObligationLayout())),
+            "obliged": In(1),
         })
 
     def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one state machine
         m = Module()
         sizes = self.sizes
         done: Any = self.done
-        limit: Any = self.limit
         m.submodules.own = own = ForwardingMemory(16, sizes.members)
-        m.submodules.shown = shown = ForwardingMemory(16, sizes.members)
         write_enable = Signal()
         write_member = Signal(range(sizes.members))
         write_position = Signal(16)
-        for copy in (own, shown):
+        copies = [own]
+        for number, limit in enumerate(self.limits):
+            asked: Any = limit
+            m.submodules[f"shown_{number}"] = shown = ForwardingMemory(16, sizes.members)
+            copies.append(shown)
+            m.d.comb += [
+                shown.read_enable.eq(asked.enable),
+                shown.read_address.eq(asked.address),
+                asked.data.eq(shown.read_data),
+            ]
+        for copy in copies:
             m.d.comb += [
                 copy.write_enable.eq(write_enable),
                 copy.write_address.eq(write_member),
                 copy.write_data.eq(write_position),
             ]
-        m.d.comb += [
-            shown.read_enable.eq(limit.enable),
-            shown.read_address.eq(limit.address),
-            limit.data.eq(shown.read_data),
-        ]
 
         member = Signal(range(sizes.members), reset_less=True)
         order = Signal(4, reset_less=True)
@@ -133,6 +140,8 @@ class ChainPublish(wiring.Component):
         tells = Signal()
         releases = Signal()
         passes_on = Signal()
+        walks = Signal(range(_BATCH_MAX), reset_less=True)  # chains that go on in a table
+        obliges = Signal()
         told = Signal()
         m.d.comb += [
             self.ready.valid.eq(tells),
@@ -141,16 +150,16 @@ class ChainPublish(wiring.Component):
             self.ready.p.bytes.eq(told_bytes),
             self.reports.valid.eq(passes_on & ~tells),
             self.reports.payload.eq(told_report),
-            self.obligations.valid.eq(releases & ~tells),
-            self.obligations.p.queue.eq(sizes.queue(told_member)),
-            self.obligations.p.delta.eq(-told_released),
+            self.obligations.valid.eq((releases & ~tells) | obliges),
+            self.obligations.p.queue.eq(sizes.queue(Mux(obliges, member, told_member))),
+            self.obligations.p.delta.eq(Mux(obliges, walks, -told_released)),
             told.eq(~tells & ~releases & ~passes_on),
         ]
         with m.If(self.reports.valid & self.reports.ready):
             m.d.sync += passes_on.eq(0)
         with m.If(self.ready.ready):
             m.d.sync += tells.eq(0)
-        with m.If(self.obligations.valid & self.obligations.ready):
+        with m.If(self.obligations.valid & self.obligations.ready & ~obliges):
             m.d.sync += releases.eq(0)
 
         def tell(release: Value, pass_on: Value) -> None:
@@ -190,9 +199,20 @@ class ChainPublish(wiring.Component):
                         reports.eq(self.completions.p.slots),
                         released.eq(Mux(
                             self.completions.p.slots, 0, self.completions.p.count)),
+                        walks.eq(self.completions.p.count),
                         count.eq(0),
                         total.eq(0),
                     ]
+                    m.next = "FETCH"
+                    with m.If(self.completions.p.slots & (self.completions.p.count != 0)):
+                        m.next = "OBLIGE"
+            with m.State("OBLIGE"):
+                # The port is free when all was told.
+                m.d.comb += obliges.eq(told)
+                with m.If(obliges & self.obligations.ready):
+                    m.next = "OBLIGED"
+            with m.State("OBLIGED"):
+                with m.If(self.obliged):
                     m.next = "FETCH"
             with m.State("FETCH"):
                 m.d.comb += [probe.eq(own.read_data), done.enable.eq(1)]

@@ -14,7 +14,8 @@ __all__ = ["DescriptorLayout", "DoneLayout", "SlotMemory", "TotalsLayout", "Writ
 
 
 class DescriptorLayout(data.StructLayout):
-    """A descriptor as it is kept, under its number.
+    """A descriptor as it is kept, under its number, or in a cell. ``next`` is a cell's if
+    ``in_cell``.
 
     ``mark`` differs from the bit that `hw.virtio.chain_take` keeps for the same number as long as
     the chain has not been taken: until then nothing may be read over it.
@@ -22,7 +23,8 @@ class DescriptorLayout(data.StructLayout):
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
-            "address": 64, "length": LENGTH_BITS, "next": sizes.index_bits, "mark": 1,
+            "address": 64, "length": LENGTH_BITS, "next": max(sizes.index_bits, sizes.cell_bits),
+            "in_cell": 1, "mark": 1,
         })
 
 

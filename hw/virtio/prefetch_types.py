@@ -15,6 +15,7 @@ from hw.virtio.types import FaultReason
 __all__ = [
     "BURST_MAX",
     "DESCRIPTOR_BYTES",
+    "CellCountLayout",
     "CompletionLayout",
     "DiscardLayout",
     "FaultSourceLayout",
@@ -32,6 +33,7 @@ __all__ = [
     "packed_place",
     "packed_position",
     "read_fault",
+    "walk_members",
 ]
 
 BURST_MAX = 32
@@ -62,6 +64,8 @@ class PrefetchSizes:
     """Data queues a function, a power of two from 2 to 32."""
     queue_size_max: int
     """A power of two from 16 to 32768."""
+    table_cells: int = 256
+    """Cells a member for entries of indirect tables: a power of two from 8 to 1024."""
 
     def __post_init__(self) -> None:
         check_lanes(self.lanes)
@@ -75,6 +79,9 @@ class PrefetchSizes:
         if not 16 <= size <= 32768 or size & (size - 1):
             raise ValueError(
                 f"queue_size_max must be a power of two from 16 to 32768, not {size!r}")
+        cells = self.table_cells
+        if not 8 <= cells <= 1024 or cells & (cells - 1):
+            raise ValueError(f"table_cells must be a power of two from 8 to 1024, not {cells!r}")
 
     @property
     def members(self) -> int:
@@ -95,6 +102,21 @@ class PrefetchSizes:
     def slots(self) -> int:
         """Words of a memory with one for each ring entry, or descriptor, of each member."""
         return self.members << self.index_bits
+
+    @property
+    def cell_bits(self) -> int:
+        """Width of a cell's number in its member, and of a table's length."""
+        return self.table_cells.bit_length() - 1
+
+    @property
+    def cells(self) -> int:
+        """Cells of all members."""
+        return self.members << self.cell_bits
+
+    @property
+    def table_max(self) -> int:
+        """Most entries of a table. As many cells are kept for the member's oldest chain."""
+        return self.table_cells // 2
 
     def slot(self, member: Value, index: Value) -> Value:
         """Address in such a memory. No index leads out of the member's own part."""
@@ -169,11 +191,12 @@ class PrefetchContextLayout(data.StructLayout):
     lap        Parity of the lap of that place
     count      Entries, or descriptors, of the answer
     trusted    SLOTS: left after the answers to all earlier ones were looked at
+    packed     Of a packed ring
+    indirect   INDIRECT_DESC was negotiated
     descriptor RUN, WALK, SLOTS: number of the first one
     step       RUN: descriptors from one head to the next, less one
     down       RUN: the next heads belong to places below, not above
-    bytes      WALK: of the chain so far
-    segments   WALK: of the chain so far
+    others     WALK: see `WalkLayout`
     ========== ====================================================================
     """
 
@@ -181,8 +204,8 @@ class PrefetchContextLayout(data.StructLayout):
         super().__init__({
             "kind": ReadKind, "member": sizes.member_bits, "order": ORDER_BITS,
             "top": sizes.index_bits, "index": sizes.index_bits, "lap": 1, "count": COUNT_BITS,
-            "trusted": 1, "descriptor": sizes.index_bits, "step": STEP_BITS, "down": 1,
-            "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1,
+            "trusted": 1, "packed": 1, "indirect": 1, "descriptor": sizes.index_bits,
+            "step": STEP_BITS, "down": 1, **walk_members(sizes),
         })
 
 
@@ -215,15 +238,46 @@ class RunLayout(data.StructLayout):
         })
 
 
+def walk_members(sizes: PrefetchSizes) -> dict[str, ShapeLike]:
+    """Fields that go with a walk and come back with its answer."""
+    return {
+        "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1, "slots": sizes.index_bits + 1,
+        "after": sizes.index_bits, "after_lap": 1, "table": 1, "address": 64,
+        "entries": sizes.cell_bits, "link": sizes.index_bits, "in_cell": 1,
+        "cell": sizes.cell_bits, "room": sizes.cell_bits,
+    }
+
+
 class WalkLayout(data.StructLayout):
-    """A chain that goes on at ``descriptor``, which is not checked yet."""
+    """A chain that goes on at ``descriptor``, which is not checked yet.
+
+    ========== ====================================================================
+    field      meaning
+    ========== ====================================================================
+    bytes      Of the chain so far; likewise ``segments``, and ``slots`` of a packed ring
+    after      The place behind it in a packed ring, with its lap ``after_lap``
+    table      It goes on in the table of ``entries`` at ``address``
+    fresh      That begins, and has no cells yet
+    link       Number of the descriptor that points there: the first entry's place
+    in_cell    The next entry is kept in the cell ``cell`` (else, in that place)
+    room       Cells that the table may still take, behind that one
+    ========== ====================================================================
+    """
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
-            "member": sizes.member_bits, "order": ORDER_BITS, "descriptor": 16,
-            "index": sizes.index_bits, "lap": 1,
-            "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1,
+            "member": sizes.member_bits, "order": ORDER_BITS, "packed": 1, "descriptor": 16,
+            "index": sizes.index_bits, "lap": 1, "fresh": 1, **walk_members(sizes),
         })
+
+
+class CellCountLayout(data.StructLayout):
+    """Cells of a member, counted since it was cleared, modulo twice their number: those that were
+    set apart for tables, those that came back, and those that were not needed after all."""
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        bits = sizes.cell_bits + 1
+        super().__init__({"taken": bits, "freed": bits, "unneeded": bits})
 
 
 class CompletionLayout(data.StructLayout):
