@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hw.stream.memory import ForwardingMemory
 from hw.virtio.descriptor_cache import DoneLayout
 from hw.virtio.prefetch_types import (
+    BURST_MAX,
     CompletionLayout,
     DiscardLayout,
     IndexAnswerLayout,
@@ -224,7 +225,9 @@ class ChainPublish(wiring.Component):
                 m.next = "SCAN"
             with m.State("SCAN"):
                 m.d.comb += probe.eq(following)
-                with m.If(complete & (count != _BATCH_MAX)):
+                # After the chains of a packed ring's answer the report is due: others are on their
+                # way, and might keep it for long. What follows has completions of its own.
+                with m.If(complete & (count != Mux(reports, BURST_MAX, _BATCH_MAX))):
                     m.d.comb += done.enable.eq(1)
                     m.d.sync += [
                         position.eq(following),
@@ -232,7 +235,7 @@ class ChainPublish(wiring.Component):
                         total.eq(total + done.data.bytes),
                     ]
                 with m.Elif(told):
-                    with m.If(complete):
+                    with m.If(complete & ~reports):
                         # The place at hand is looked at again, and counted then.
                         tell(Const(0), Const(0))
                         m.d.sync += [count.eq(0), total.eq(0)]
