@@ -1,4 +1,4 @@
-"""Available rings: when to look at the index, which entries to read, which kicks to ask for."""
+"""Available rings: when to look, which entries to read, which kicks to ask for."""
 
 from typing import Any
 
@@ -21,6 +21,8 @@ from hw.virtio.prefetch_types import (
     PrefetchSizes,
     ReadKind,
     lap_of,
+    packed_place,
+    packed_position,
     read_fault,
 )
 from hw.virtio.told_positions import ToldPositions
@@ -38,6 +40,10 @@ _INDEX_OFFSET = 2
 _INDEX_BYTES = 2
 _RING_OFFSET = 4
 _BUSY_ENTRIES = 8  # so many new ones at once: the driver is asked for no kicks
+_AHEAD_MAX = 4     # looks at a packed ring on their way, as long as each finds all it asks for
+_FIRST_SLOTS = 8   # places of a packed ring that are looked at, where little is known to be there
+
+_FLAG_DISABLE, _FLAG_EVENT = 1, 2  # of a packed ring's event suppression; 0 enables
 
 
 class _Event(enum.Enum, shape=3):
@@ -55,7 +61,7 @@ class _Action(enum.Enum, shape=3):
 
     RELEASE = 0  # nothing: the obligation is given back
     RING = 1     # read ring entries
-    LOOK = 2     # read the index
+    LOOK = 2     # read the index, or places of a packed ring
     HUSH = 3     # write NO_NOTIFY
     LISTEN = 4   # clear it, or write avail_event
     FAULT = 5
@@ -67,22 +73,23 @@ class _RingState(data.StructLayout):
     ====== ==== =================================================================
     field  bits meaning
     ====== ==== =================================================================
-    known  16   The index as last read, free running
-    fetch  16   The next entry to read, free running
-    look   1    The index is to be read
-    flight 1    A read of the index is on its way
-    again  1    Something came after it had left: look once more
-    fence  1    The next read of the index leaves after all accepted writes
-    hush   1    NO_NOTIFY is to be written
+    known  16   The index as last read, free running; of a packed ring the position
+                up to which it was seen to be available
+    fetch  16   The next entry to read, free running; or position
+    look   1    The index, or what is available of a packed ring, is to be read
+    flight 3    Such reads on their way; more than one of a packed ring alone
+    again  1    Something came after they had left: look once more
+    fence  1    The next look leaves after all accepted writes
     hush   1    NO_NOTIFY is to be written (EVENT_IDX: avail_event)
     quiet  1    NO_NOTIFY is written, or on its way: the card looks by itself
     armed  1    EVENT_IDX: avail_event names the next entry, or is on its way
+    rich   1    Of a packed ring the last look found all that it asked for
     ====== ==== =================================================================
     """
 
     def __init__(self) -> None:
-        super().__init__({"known": 16, "fetch": 16, "look": 1, "flight": 1, "again": 1,
-                          "fence": 1, "hush": 1, "quiet": 1, "armed": 1})
+        super().__init__({"known": 16, "fetch": 16, "look": 1, "flight": 3, "again": 1,
+                          "fence": 1, "hush": 1, "quiet": 1, "armed": 1, "rich": 1})
 
 
 class AvailableRing(wiring.Component):
@@ -106,13 +113,20 @@ class AvailableRing(wiring.Component):
     for, is taken as what a look found. Any other makes a plain kick, and so does one that comes
     while a look is on its way.
 
+    *Packed rings.* A look reads places of the ring itself, and its answer is what
+    `DescriptorParser` reports of them. As long as each look finds all that it asks for, up to
+    `_AHEAD_MAX` are on their way, one behind the other. When one finds less, the others were in
+    vain: the next look begins where it ended, when they are back. For the rest it is as above, with
+    the device event suppression structure in place of NO_NOTIFY and avail_event; positions that are
+    told are plain kicks.
+
     *Rooms.* An answer must never wait for another one. So an index is read only when there is
     room for its answer (`answers_max`), and likewise ring entries (`bursts_max`).
 
     | Latency: 10 cycles from a doorbell to the read of the index (11 to that of entries, where the
       position was told), 4 from its answer to the read of entries.
     | Throughput: an event every 5 cycles (8 for a kick or visit), each up to 32 entries.
-    | Storage: 56 bits a member and two lists.
+    | Storage: 60 bits a member and two lists.
 
     Parameters
     ----------
@@ -122,8 +136,10 @@ class AvailableRing(wiring.Component):
         Index reads on their way, their answers included until they are taken here.
     bursts_max
         Reads of entries on their way, until ``ring_done``.
+    slots_max
+        Places of packed rings whose chains may still go on somewhere, at least 32.
     first_position
-        Where a ring begins after a reset.
+        Where a split ring begins after a reset.
 
     Members
     -------
@@ -135,6 +151,8 @@ class AvailableRing(wiring.Component):
     reads : Out(stream.Signature(ReadRequestLayout(...)))
     ring_done : In(1)
         The answer to a read of entries has been used up (a pulse).
+    slots_finished : In(range(BURST_MAX + 2))
+        So many places of packed rings count no more, each cycle; 32 in the end for each look.
     index_answers : In(stream.Signature(IndexAnswerLayout(sizes)))
     flags : Out(stream.Signature(NotifyFlagLayout(sizes)))
         Offered only while ``flags_room``.
@@ -157,6 +175,7 @@ class AvailableRing(wiring.Component):
     faulted: wiring.PureInterface
     reads: stream.Interface
     ring_done: Signal
+    slots_finished: Signal
     index_answers: stream.Interface
     flags: stream.Interface
     flags_room: Signal
@@ -168,7 +187,10 @@ class AvailableRing(wiring.Component):
     stopped: stream.Interface
 
     def __init__(self, sizes: PrefetchSizes, *, answers_max: int, bursts_max: int,
-                 first_position: int = 0) -> None:
+                 slots_max: int, first_position: int = 0) -> None:
+        if slots_max < BURST_MAX:
+            raise ValueError(f"slots_max must be at least {BURST_MAX}, not {slots_max!r}")
+        self.slots_max = slots_max
         self.sizes = sizes
         self.answers_max = answers_max
         self.bursts_max = bursts_max
@@ -182,6 +204,7 @@ class AvailableRing(wiring.Component):
             "faulted": Out(LookupSignature(member, 1)),
             "reads": Out(stream.Signature(ReadRequestLayout(sizes.lanes, self._context.size))),
             "ring_done": In(1),
+            "slots_finished": In(range(BURST_MAX + 2)),
             "index_answers": In(stream.Signature(IndexAnswerLayout(sizes))),
             "flags": Out(stream.Signature(NotifyFlagLayout(sizes))),
             "flags_room": In(1),
@@ -244,6 +267,11 @@ class AvailableRing(wiring.Component):
         positioned = Signal(reset_less=True)     # KICK: the driver told its index, and it can count
         run = Signal(range(BURST_MAX + 1), reset_less=True)  # entries up to the ring's end
         behind = Signal(16)                    # of those, without the first
+        packed: Any = ring.modes.ring_packed
+        place = Signal(16)                     # in the ring, of the next entry to read
+        first_run = Signal.like(run)           # places to look at where little is known
+        run_ends = Signal(reset_less=True)     # the run ends with the ring; likewise the short one
+        first_run_ends = Signal(reset_less=True)
         order = Signal(4, reset_less=True)
 
         # DECIDE
@@ -252,13 +280,22 @@ class AvailableRing(wiring.Component):
         count = Signal(range(BURST_MAX + 1))
         index = Signal(sizes.index_bits)
         m.d.comb += [
-            behind.eq(~state.fetch & (ring.size - 1)),
-            count.eq(Mux(pending < run, pending, run)),
-            index.eq(state.fetch & (ring.size - 1)),
+            place.eq(Mux(packed, packed_place(state.fetch), state.fetch & (ring.size - 1))),
+            behind.eq(ring.size + ~place),
+            first_run.eq(Mux(run < _FIRST_SLOTS, run, _FIRST_SLOTS)),
+            count.eq(Mux(packed, Mux(state.rich, run, first_run),
+                         Mux(pending < run, pending, run))),
+            index.eq(place),
         ]
+        # The position behind the places of a look.
+        ahead = Signal(16)
+        m.d.comb += ahead.eq(packed_position((place + count)[:15], state.fetch[15]))
+        with m.If(Mux(state.rich, run_ends, first_run_ends)):
+            m.d.comb += ahead.eq(packed_position(Const(0, 15), ~state.fetch[15]))
         self._decide(m, event, chosen, after, requeue, state=state, alive=alive,
                      pending=pending, delta=delta, used=used, size=ring.size, count=count,
-                     answer=answer, silent=silent, by_event=ring.modes.event_idx)
+                     answer=answer, silent=silent, by_event=ring.modes.event_idx, packed=packed,
+                     ahead=ahead)
 
         # ISSUE
         read: Any = Signal(ReadRequestLayout(sizes.lanes, self._context.size), reset_less=True)
@@ -274,6 +311,7 @@ class AvailableRing(wiring.Component):
             self.flags.p.address.eq(flag_address),
             self.flags.p.value.eq(
                 Mux(ring.modes.event_idx, state.known, action == _Action.HUSH)),
+            self.flags.p.wide.eq(packed),
             self.flags.p.silent.eq(action == _Action.HUSH),
             self.faults.p.member.eq(member),
             self.faults.p.address.eq(ring.driver),
@@ -281,9 +319,16 @@ class AvailableRing(wiring.Component):
             self.obligations.p.queue.eq(sizes.queue(member)),
             self.stopped.p.member.eq(member),
             self.stopped.p.order.eq(order),
+            self.stopped.p.packed.eq(packed & ~forget),
             self.stopped.p.reset.eq(forget),
             self.stopped.p.position.eq(state.known),
         ]
+
+        with m.If(packed):
+            m.d.comb += self.flags.p.value.eq(Mux(
+                ring.modes.event_idx,
+                Cat(state.known[:15], ~state.known[15], Const(_FLAG_EVENT, 16)),
+                Cat(Const(0, 16), Mux(action == _Action.HUSH, _FLAG_DISABLE, 0))))
 
         outstanding = Signal(range(self.answers_max + 1))  # index reads, answers included
         looks = Signal()
@@ -300,9 +345,20 @@ class AvailableRing(wiring.Component):
         favour_visits = Signal()
         room = Signal()
         may_visit = Signal()
+        slots = Signal(range(self.slots_max + 1), init=self.slots_max)
+        slots_finished = Signal.like(self.slots_finished)
+        slots_room = Signal(init=1)
+        takes_slots = Signal()
         m.d.comb += [
             room.eq((bursts != self.bursts_max) & self.flags_room),
-            may_visit.eq(room & (outstanding != self.answers_max)),
+            may_visit.eq(room & (outstanding != self.answers_max) & slots_room),
+        ]
+        m.d.comb += takes_slots.eq(looks & (context.kind == ReadKind.SLOTS))
+        m.d.sync += [
+            slots_finished.eq(self.slots_finished),
+            slots.eq(slots + slots_finished - Mux(takes_slots, BURST_MAX, 0)),
+            # A cycle late: no look comes so soon after another.
+            slots_room.eq(slots >= BURST_MAX),
         ]
 
         with m.FSM():
@@ -348,14 +404,16 @@ class AvailableRing(wiring.Component):
                 known = Mux(event == _Event.INDEX, answer.index, state.known)
                 m.d.sync += [
                     alive.eq(ring.running & ~faulted.data),
-                    pending.eq(known - state.fetch),
+                    pending.eq(Mux(packed, 0, known - state.fetch)),
                     delta.eq(Mux(event == _Event.KICK, told.data.position, answer.index)
                              - state.known),
                     used.eq(state.known - position.data),
                     room_left.eq(ring.size - (state.known - position.data)),
                     positioned.eq(ring.modes.notification_data & told.data.positioned
-                                  & ~state.flight),
+                                  & (state.flight == 0) & ~packed),
                     run.eq(Mux(behind >= BURST_MAX, BURST_MAX, behind[:5] + 1)),
+                    run_ends.eq(behind < BURST_MAX),
+                    first_run_ends.eq(behind < _FIRST_SLOTS),
                     order.eq(_log2(ring.size)),
                 ]
                 with m.If(event == _Event.STOP):
@@ -387,12 +445,17 @@ class AvailableRing(wiring.Component):
                     context.kind.eq(ReadKind.RING),
                     context.member.eq(member),
                     context.order.eq(order),
+                    context.top.eq(ring.size - 1),
                     context.index.eq(index),
-                    context.lap.eq(lap_of(state.fetch, order)),
+                    context.lap.eq(Mux(packed, state.fetch[15], lap_of(state.fetch, order))),
                     context.count.eq(count),
+                    context.trusted.eq(state.flight == 0),
+                    context.packed.eq(packed),
+                    context.indirect.eq(ring.modes.indirect_desc),
                     # The size is a power of two: nothing is carried.
                     flag_address.eq(ring.device + Mux(
-                        ring.modes.event_idx, _RING_OFFSET | Cat(Const(0, 3), ring.size), 0)),
+                        ring.modes.event_idx & ~packed,
+                        _RING_OFFSET | Cat(Const(0, 3), ring.size), 0)),
                 ]
                 with m.If(chosen == _Action.LOOK):
                     m.d.sync += [
@@ -401,6 +464,13 @@ class AvailableRing(wiring.Component):
                         read.fenced.eq(state.fence),
                         context.kind.eq(ReadKind.INDEX),
                     ]
+                    with m.If(packed):
+                        m.d.sync += [
+                            read.address.eq(ring.desc + (index << 4)),
+                            read.length.eq(count << 4),
+                            context.kind.eq(ReadKind.SLOTS),
+                            context.descriptor.eq(index),
+                        ]
                 m.next = "ISSUE"
             with m.State("ISSUE"):
                 m.d.comb += [
@@ -426,10 +496,11 @@ class AvailableRing(wiring.Component):
                     m.next = "IDLE"
             with m.State("FORGET"):
                 # All but what the driver sees: the flag in its memory stays as it is.
+                begin = Mux(packed, 0, self.first_position)
                 m.d.comb += [
                     after.eq(0),
-                    after.known.eq(Mux(forget, self.first_position, position.data)),
-                    after.fetch.eq(Mux(forget, self.first_position, position.data)),
+                    after.known.eq(Mux(forget, begin, position.data)),
+                    after.fetch.eq(Mux(forget, begin, position.data)),
                     after.quiet.eq(state.quiet & ~forget),
                     states.write_enable.eq(1),
                 ]
@@ -448,7 +519,8 @@ class AvailableRing(wiring.Component):
 
     def _decide(self, m: Module, event: Any, chosen: Any, after: Any, requeue: Signal, *,
                 state: Any, alive: Signal, pending: Signal, delta: Signal, used: Signal,
-                size: Value, count: Signal, answer: Any, silent: Signal, by_event: Value) -> None:
+                size: Value, count: Signal, answer: Any, silent: Signal, by_event: Value,
+                packed: Value, ahead: Signal) -> None:
         """Choose what is done about the event, and what the state becomes."""
         quiet = Signal()  # the driver does not kick
         new = Signal()
@@ -456,12 +528,16 @@ class AvailableRing(wiring.Component):
         bad = Signal()
         total = Signal(17)
         look = Signal()
+        more = Signal()  # looks at a packed ring: one more may follow those on their way
+        rest = Signal(3) # on their way, without this one
         m.d.comb += [
-            new.eq(delta != 0),
-            many.eq(delta >= _BUSY_ENTRIES),
+            new.eq(Mux(packed, answer.found != 0, delta != 0)),
+            many.eq(Mux(packed, answer.found, delta) >= _BUSY_ENTRIES),
             total.eq(used + delta),
+            more.eq(packed & state.rich & (state.flight != 0) & (state.flight != _AHEAD_MAX)),
+            rest.eq(Mux(state.flight == 0, 0, state.flight - 1)),  # 0: the index was told
             # More available than the ring has entries: also when the index went backwards.
-            bad.eq((total > size) | (Value.cast(answer.error) != 0)),
+            bad.eq(~packed & ((total > size) | (Value.cast(answer.error) != 0))),
             quiet.eq(Mux(by_event, ~state.armed, state.quiet)),
             after.eq(state),
             chosen.eq(_Action.RELEASE),
@@ -470,9 +546,9 @@ class AvailableRing(wiring.Component):
             with m.Case(_Event.KICK, _Event.VISIT):
                 kicked = event == _Event.KICK
                 m.d.comb += [
-                    look.eq(state.look | (kicked & ~state.flight)),
+                    look.eq(state.look | (kicked & (state.flight == 0))),
                     after.look.eq(look),
-                    after.again.eq(state.again | (kicked & state.flight)),
+                    after.again.eq(state.again | (kicked & (state.flight != 0))),
                 ]
                 with m.If(alive):
                     with m.If(pending != 0):
@@ -482,25 +558,33 @@ class AvailableRing(wiring.Component):
                             chosen.eq(Mux(by_event, _Action.LISTEN, _Action.HUSH)),
                             after.hush.eq(0), after.quiet.eq(~by_event), after.armed.eq(by_event),
                         ]
-                    with m.Elif(look & ~state.flight):
+                    with m.Elif((look & (state.flight == 0)) | more):
                         m.d.comb += [chosen.eq(_Action.LOOK), after.look.eq(0),
-                                     after.flight.eq(1), after.fence.eq(0)]
+                                     after.flight.eq(state.flight + 1), after.fence.eq(0)]
+                        with m.If(packed):
+                            m.d.comb += after.fetch.eq(ahead)
             with m.Case(_Event.INDEX):
-                m.d.comb += [after.flight.eq(0), after.again.eq(0)]
+                m.d.comb += [after.flight.eq(rest), after.again.eq(state.again & (rest != 0))]
                 with m.If(alive & bad):
                     m.d.comb += chosen.eq(_Action.FAULT)
                 with m.Elif(alive):
                     # While the driver does not kick, each look that found something is followed by
                     # another.
                     m.d.comb += [
-                        look.eq(state.look | state.again | (new & (quiet | many))),
+                        look.eq(state.look | (state.again & (rest == 0))
+                                | (new & (quiet | many))
+                                # There may be more, which the driver needs not kick for.
+                                | (packed & (answer.partial | answer.full))),
                         after.known.eq(answer.index),
                         after.look.eq(look),
+                        after.rich.eq(packed & answer.full),
                         after.armed.eq(state.armed & ~new),
                         after.hush.eq(Mux(by_event,
                                           Mux(new, state.armed & ~many, state.hush),
                                           new & ~quiet & (state.hush | many))),
                     ]
+                    with m.If(packed & ~answer.full):
+                        m.d.comb += after.fetch.eq(answer.index)
                     with m.If(pending != 0):
                         m.d.comb += [chosen.eq(_Action.RING), after.fetch.eq(state.fetch + count)]
                     with m.Elif(quiet & ~look):
@@ -511,13 +595,14 @@ class AvailableRing(wiring.Component):
                 with m.If(~silent):
                     m.d.comb += [
                         after.fence.eq(1),
-                        after.look.eq(state.look | ~state.flight),
-                        after.again.eq(state.again | state.flight),
+                        after.look.eq(state.look | (state.flight == 0)),
+                        after.again.eq(state.again | (state.flight != 0)),
                     ]
         m.d.comb += requeue.eq(
             alive & (chosen != _Action.FAULT)
             & (((chosen == _Action.RING) & (pending != count)) | after.hush
-               | (after.look & ~after.flight)))
+               | (after.look & (after.flight == 0))
+               | (packed & after.rich & (after.flight != 0) & (after.flight != _AHEAD_MAX))))
 
 
 def _log2(one_hot: Value) -> Value:

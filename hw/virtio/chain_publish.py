@@ -2,18 +2,24 @@
 
 from typing import Any
 
-from amaranth import Const, Module, Signal, Value
+from amaranth import Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.stream.memory import ForwardingMemory
+from hw.stream.types import LENGTH_BITS
+from hw.virtio.descriptor_cache import DoneLayout
 from hw.virtio.prefetch_types import (
+    BURST_MAX,
     CompletionLayout,
     DiscardLayout,
+    IndexAnswerLayout,
     LookupSignature,
     PrefetchSizes,
     index_mask,
     lap_of,
+    packed_place,
+    packed_position,
 )
 from hw.virtio.types import ObligationLayout, ReadyLayout
 
@@ -29,8 +35,10 @@ class ChainPublish(wiring.Component):
     that was announced, and go on while chains are complete. Completions of the same member that
     wait in a row are done in one go. After the announcement the obligations of the
     completed chains are given back: so nothing of a queue is announced after it has stopped.
+    Those that were found in a packed ring have none of their own: the one of their answer passes
+    on with ``reports``. Only those that go on in a table get one each, before that.
 
-    | Latency: 4 cycles from a completion to its announcement.
+    | Latency: 4 cycles from a completion to its announcement, 5 to its report.
     | Throughput: a chain a cycle, and 3 cycles a completion. Storage: 16 bits a member.
 
     Parameters
@@ -41,55 +49,66 @@ class ChainPublish(wiring.Component):
     Members
     -------
     completions : In(stream.Signature(CompletionLayout(sizes)))
-    done : Out(LookupSignature(range(slots), 1))
+    done : Out(LookupSignature(range(slots), DoneLayout(sizes)))
         The marks of complete chains, by place.
     loads : In(stream.Signature(DiscardLayout(sizes)))
         Go on from a position.
-    limit : In(LookupSignature(range(members), 16))
+    limits : In(LookupSignature(range(members), 16)).array(2)
         Position behind the last chain announced; up to date before the announcement.
     ready : Out(stream.Signature(ReadyLayout()))
+    reports : Out(stream.Signature(IndexAnswerLayout(sizes)))
+        What was seen of packed rings, after their chains were announced.
     obligations : Out(stream.Signature(ObligationLayout()))
+    obliged : In(1)
+        The obligation told last has reached its counter (a pulse).
     """
 
     completions: stream.Interface
     done: wiring.PureInterface
     loads: stream.Interface
-    limit: wiring.PureInterface
+    limits: list[wiring.PureInterface]
     ready: stream.Interface
+    reports: stream.Interface
     obligations: stream.Interface
+    obliged: Signal
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         self.sizes = sizes
         super().__init__({
             "completions": In(stream.Signature(CompletionLayout(sizes))),
-            "done": Out(LookupSignature(range(sizes.slots), 1)),
+            "done": Out(LookupSignature(range(sizes.slots), DoneLayout(sizes))),
             "loads": In(stream.Signature(DiscardLayout(sizes))),
-            "limit": In(LookupSignature(range(sizes.members), 16)),
+            "limits": In(LookupSignature(range(sizes.members), 16)).array(2),
             "ready": Out(stream.Signature(ReadyLayout())),
+            "reports": Out(stream.Signature(IndexAnswerLayout(sizes))),
             "obligations": Out(stream.Signature(ObligationLayout())),
+            "obliged": In(1),
         })
 
     def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one state machine
         m = Module()
         sizes = self.sizes
         done: Any = self.done
-        limit: Any = self.limit
         m.submodules.own = own = ForwardingMemory(16, sizes.members)
-        m.submodules.shown = shown = ForwardingMemory(16, sizes.members)
         write_enable = Signal()
         write_member = Signal(range(sizes.members))
         write_position = Signal(16)
-        for copy in (own, shown):
+        copies = [own]
+        for number, limit in enumerate(self.limits):
+            asked: Any = limit
+            m.submodules[f"shown_{number}"] = shown = ForwardingMemory(16, sizes.members)
+            copies.append(shown)
+            m.d.comb += [
+                shown.read_enable.eq(asked.enable),
+                shown.read_address.eq(asked.address),
+                asked.data.eq(shown.read_data),
+            ]
+        for copy in copies:
             m.d.comb += [
                 copy.write_enable.eq(write_enable),
                 copy.write_address.eq(write_member),
                 copy.write_data.eq(write_position),
             ]
-        m.d.comb += [
-            shown.read_enable.eq(limit.enable),
-            shown.read_address.eq(limit.address),
-            limit.data.eq(shown.read_data),
-        ]
 
         member = Signal(range(sizes.members), reset_less=True)
         order = Signal(4, reset_less=True)
@@ -97,37 +116,61 @@ class ChainPublish(wiring.Component):
         position = Signal(16, reset_less=True)
         probe = Signal(16)                         # the place that is looked at
         count = Signal(range(_BATCH_MAX + 1), reset_less=True)
+        total = Signal(len(self.ready.p.bytes), reset_less=True)
+        shortest = Signal(LENGTH_BITS, reset_less=True)
+        longest = Signal(LENGTH_BITS, reset_less=True)
+        packed = Signal(reset_less=True)
+        report: Any = Signal(IndexAnswerLayout(sizes), reset_less=True)
+        reports = Signal()
+        following = Signal(16)                     # position behind the chain at hand
         complete = Signal()
         absorbs = Signal()
         m.d.comb += [
-            done.address.eq(sizes.slot(member, probe & index_mask(order))),
-            complete.eq(done.data != lap_of(position, order)),
+            done.address.eq(sizes.slot(
+                member, Mux(packed, packed_place(probe), probe & index_mask(order)))),
+            complete.eq(done.data.mark != Mux(packed, position[15], lap_of(position, order))),
+            following.eq(Mux(packed, packed_position(done.data.after, done.data.after_lap),
+                             position + 1)),
             absorbs.eq(self.completions.valid & (self.completions.p.member == member)
-                       & ~released[7]),
+                       & ~self.completions.p.slots & ~reports & ~released[7]),
         ]
 
         # What is told, while the next completion is looked into.
         told_member = Signal.like(member)
         told_count = Signal.like(count)
         told_released = Signal.like(released)
+        told_bytes = Signal.like(total)
+        told_shortest = Signal.like(shortest)
+        told_longest = Signal.like(longest)
+        told_report: Any = Signal(IndexAnswerLayout(sizes), reset_less=True)
         tells = Signal()
         releases = Signal()
+        passes_on = Signal()
+        walks = Signal(range(_BATCH_MAX), reset_less=True)  # chains that go on in a table
+        obliges = Signal()
         told = Signal()
         m.d.comb += [
             self.ready.valid.eq(tells),
             self.ready.p.queue.eq(sizes.queue(told_member)),
             self.ready.p.count.eq(told_count),
-            self.obligations.valid.eq(releases & ~tells),
-            self.obligations.p.queue.eq(sizes.queue(told_member)),
-            self.obligations.p.delta.eq(-told_released),
-            told.eq(~tells & ~releases),
+            self.ready.p.bytes.eq(told_bytes),
+            self.ready.p.shortest.eq(told_shortest),
+            self.ready.p.longest.eq(told_longest),
+            self.reports.valid.eq(passes_on & ~tells),
+            self.reports.payload.eq(told_report),
+            self.obligations.valid.eq((releases & ~tells) | obliges),
+            self.obligations.p.queue.eq(sizes.queue(Mux(obliges, member, told_member))),
+            self.obligations.p.delta.eq(Mux(obliges, walks, -told_released)),
+            told.eq(~tells & ~releases & ~passes_on),
         ]
+        with m.If(self.reports.valid & self.reports.ready):
+            m.d.sync += passes_on.eq(0)
         with m.If(self.ready.ready):
             m.d.sync += tells.eq(0)
-        with m.If(self.obligations.valid & self.obligations.ready):
+        with m.If(self.obligations.valid & self.obligations.ready & ~obliges):
             m.d.sync += releases.eq(0)
 
-        def tell(release: Value) -> None:
+        def tell(release: Value, pass_on: Value) -> None:
             m.d.comb += [
                 write_enable.eq(1),
                 write_member.eq(member),
@@ -136,7 +179,12 @@ class ChainPublish(wiring.Component):
             m.d.sync += [
                 told_member.eq(member),
                 told_count.eq(count),
+                told_bytes.eq(total),
+                told_shortest.eq(shortest),
+                told_longest.eq(longest),
                 told_released.eq(release),
+                told_report.eq(report),
+                passes_on.eq(pass_on),
                 tells.eq(count != 0),
                 releases.eq(release != 0),
             ]
@@ -156,9 +204,25 @@ class ChainPublish(wiring.Component):
                     m.d.sync += [
                         member.eq(self.completions.p.member),
                         order.eq(self.completions.p.order),
-                        released.eq(self.completions.p.count),
+                        packed.eq(self.completions.p.packed),
+                        report.eq(self.completions.p.report),
+                        reports.eq(self.completions.p.slots),
+                        released.eq(Mux(
+                            self.completions.p.slots, 0, self.completions.p.count)),
+                        walks.eq(self.completions.p.count),
                         count.eq(0),
+                        total.eq(0),
                     ]
+                    m.next = "FETCH"
+                    with m.If(self.completions.p.slots & (self.completions.p.count != 0)):
+                        m.next = "OBLIGE"
+            with m.State("OBLIGE"):
+                # The port is free when all was told.
+                m.d.comb += obliges.eq(told)
+                with m.If(obliges & self.obligations.ready):
+                    m.next = "OBLIGED"
+            with m.State("OBLIGED"):
+                with m.If(self.obliged):
                     m.next = "FETCH"
             with m.State("FETCH"):
                 m.d.comb += [probe.eq(own.read_data), done.enable.eq(1)]
@@ -169,15 +233,26 @@ class ChainPublish(wiring.Component):
                     m.d.sync += released.eq(released + self.completions.p.count)
                 m.next = "SCAN"
             with m.State("SCAN"):
-                m.d.comb += probe.eq(position + 1)
-                with m.If(complete & (count != _BATCH_MAX)):
+                m.d.comb += probe.eq(following)
+                # After the chains of a packed ring's answer the report is due: others are on their
+                # way, and might keep it for long. What follows has completions of its own.
+                with m.If(complete & (count != Mux(reports, BURST_MAX, _BATCH_MAX))):
                     m.d.comb += done.enable.eq(1)
-                    m.d.sync += [position.eq(position + 1), count.eq(count + 1)]
+                    m.d.sync += [
+                        position.eq(following),
+                        count.eq(count + 1),
+                        total.eq(total + done.data.bytes),
+                    ]
+                    with m.If((count == 0) | (done.data.bytes < shortest)):
+                        m.d.sync += shortest.eq(done.data.bytes)
+                    with m.If((count == 0) | (done.data.bytes > longest)):
+                        m.d.sync += longest.eq(done.data.bytes)
                 with m.Elif(told):
-                    with m.If(complete):
-                        tell(Const(0))  # the place at hand is looked at again, and counted then
-                        m.d.sync += count.eq(0)
+                    with m.If(complete & ~reports):
+                        # The place at hand is looked at again, and counted then.
+                        tell(Const(0), Const(0))
+                        m.d.sync += [count.eq(0), total.eq(0)]
                     with m.Else():
-                        tell(released)
+                        tell(released, reports)
                         m.next = "IDLE"
         return m

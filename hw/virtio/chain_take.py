@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth import Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -11,7 +11,13 @@ from hw.stream.memory import ForwardingMemory
 from hw.stream.queue import StreamQueue
 from hw.stream.register import PipeRegister
 from hw.virtio.descriptor_cache import DescriptorLayout, TotalsLayout, WriteSignature
-from hw.virtio.prefetch_types import DiscardLayout, LookupSignature, PrefetchSizes
+from hw.virtio.prefetch_types import (
+    DiscardLayout,
+    LookupSignature,
+    PrefetchSizes,
+    packed_place,
+    packed_position,
+)
 from hw.virtio.types import (
     ChainLayout,
     ChainStatus,
@@ -36,14 +42,16 @@ class _ListLayout(data.StructLayout):
 
 
 class _SegmentReader(wiring.Component):
-    """Read out the buffers of chains, and free their descriptors.
+    """Read out the buffers of chains, and free their descriptors and cells.
 
     | Latency: 2 cycles to the first buffer. Throughput: a buffer a cycle.
     """
 
     chains: stream.Interface
     descriptors: wiring.PureInterface
+    cells: wiring.PureInterface
     freed: wiring.PureInterface
+    freed_cells: wiring.PureInterface
     segments: stream.Interface
 
     def __init__(self, sizes: PrefetchSizes) -> None:
@@ -51,7 +59,9 @@ class _SegmentReader(wiring.Component):
         super().__init__({
             "chains": In(stream.Signature(_ListLayout(sizes))),
             "descriptors": Out(LookupSignature(range(sizes.slots), DescriptorLayout(sizes))),
+            "cells": Out(LookupSignature(range(sizes.cells), DescriptorLayout(sizes))),
             "freed": Out(WriteSignature(sizes.slots, 1)),
+            "freed_cells": Out(WriteSignature(sizes.cells, 1)),
             "segments": Out(stream.Signature(SegmentLayout())),
         })
 
@@ -59,11 +69,16 @@ class _SegmentReader(wiring.Component):
         m = Module()
         sizes = self.sizes
         descriptors: Any = self.descriptors
+        cells: Any = self.cells
         freed: Any = self.freed
+        freed_cells: Any = self.freed_cells
         m.submodules.out = out = PipeRegister(SegmentLayout())
         connect_streams(m, out.o, flipped(self.segments))
 
-        found: Any = descriptors.data
+        found: Any = Signal(DescriptorLayout(sizes))
+        in_cell = Signal(reset_less=True)                    # it is one of a table
+        cell = Signal(range(sizes.cells), reset_less=True)   # where that lies
+        m.d.comb += found.eq(Mux(in_cell, cells.data.as_value(), descriptors.data.as_value()))
         valid = Signal()                                     # a descriptor stands at the memory
         member = Signal(range(sizes.members), reset_less=True)
         slot = Signal(range(sizes.slots), reset_less=True)   # where it lies
@@ -79,16 +94,22 @@ class _SegmentReader(wiring.Component):
             moves.eq(~valid | out.i.ready),
             goes_on.eq(valid & ~last),
             self.chains.ready.eq(moves & ~goes_on),
-            freed.enable.eq(valid),
+            # As often as it stands there: to free a descriptor twice changes nothing.
+            freed.enable.eq(valid & ~in_cell),
             freed.address.eq(slot),
             freed.data.eq(found.mark),
+            freed_cells.enable.eq(valid & in_cell & out.i.ready),
+            freed_cells.address.eq(cell),
+            cells.enable.eq(moves),
+            cells.address.eq(Cat(found.next[:sizes.cell_bits], member)),
             descriptors.enable.eq(moves),
             descriptors.address.eq(Mux(
                 goes_on, sizes.slot(member, found.next),
                 sizes.slot(self.chains.p.member, self.chains.p.number))),
         ]
         with m.If(moves):
-            m.d.sync += [valid.eq(goes_on | self.chains.valid), slot.eq(descriptors.address)]
+            m.d.sync += [valid.eq(goes_on | self.chains.valid), slot.eq(descriptors.address),
+                         cell.eq(cells.address), in_cell.eq(goes_on & found.in_cell)]
             with m.If(goes_on):
                 m.d.sync += [behind.eq(behind - 1), last.eq(behind == 1)]
             with m.Else():
@@ -131,8 +152,11 @@ class ChainTake(wiring.Component):
     ids, totals : Out(LookupSignature(range(slots), ...))
         Of the chain at a place.
     descriptors : Out(LookupSignature(range(slots), DescriptorLayout(sizes)))
+    cells : Out(LookupSignature(range(cells), DescriptorLayout(sizes)))
     freed : Out(WriteSignature(slots, 1))
         Half of the marks of use.
+    freed_cells : Out(WriteSignature(cells, 1))
+        A cell is given back, each.
     position : In(LookupSignature(range(members), 16))
         The next chain to take of a member.
     loads : In(stream.Signature(DiscardLayout(sizes)))
@@ -153,7 +177,9 @@ class ChainTake(wiring.Component):
     ids: wiring.PureInterface
     totals: wiring.PureInterface
     descriptors: wiring.PureInterface
+    cells: wiring.PureInterface
     freed: wiring.PureInterface
+    freed_cells: wiring.PureInterface
     position: wiring.PureInterface
     loads: stream.Interface
     obligations: stream.Interface
@@ -170,10 +196,12 @@ class ChainTake(wiring.Component):
             "segments": Out(stream.Signature(SegmentLayout())),
             "config": Out(QueueConfigSignature()),
             "limit": Out(LookupSignature(member, 16)),
-            "ids": Out(LookupSignature(slot, sizes.index_bits)),
+            "ids": Out(LookupSignature(slot, 16)),
             "totals": Out(LookupSignature(slot, TotalsLayout(sizes))),
             "descriptors": Out(LookupSignature(slot, DescriptorLayout(sizes))),
+            "cells": Out(LookupSignature(range(sizes.cells), DescriptorLayout(sizes))),
             "freed": Out(WriteSignature(sizes.slots, 1)),
+            "freed_cells": Out(WriteSignature(sizes.cells, 1)),
             "position": In(LookupSignature(member, 16)),
             "loads": In(stream.Signature(DiscardLayout(sizes))),
             "obligations": Out(stream.Signature(ObligationLayout())),
@@ -200,7 +228,9 @@ class ChainTake(wiring.Component):
         connect_streams(m, lists.o, reader.chains)
         connect_streams(m, reader.segments, flipped(self.segments))
         connect(m, reader.descriptors, flipped(self.descriptors))
+        connect(m, reader.cells, flipped(self.cells))
         connect(m, reader.freed, flipped(self.freed))
+        connect(m, reader.freed_cells, flipped(self.freed_cells))
         m.d.comb += [
             shown.read_enable.eq(position.enable),
             shown.read_address.eq(position.address),
@@ -258,7 +288,8 @@ class ChainTake(wiring.Component):
         index = Signal(sizes.index_bits)
         m.d.sync += [places.eq(looks), place.eq(taken)]
         m.d.comb += [
-            index.eq(own.read_data & (config.config.size - 1)),
+            index.eq(Mux(config.config.modes.ring_packed, packed_place(own.read_data),
+                         own.read_data & (config.config.size - 1))),
             ids.address.eq(sizes.slot((place.queue >> 1)[:sizes.member_bits], index)),
             ids.enable.eq(places),
             totals.address.eq(ids.address),
@@ -269,20 +300,28 @@ class ChainTake(wiring.Component):
         judge: Any = Signal(TakeLayout(), reset_less=True)
         judges = Signal()
         available = Signal(reset_less=True)
-        more = Signal(reset_less=True)
-        after = Signal(16, reset_less=True)
+        packed = Signal(reset_less=True)
+        more = Signal()
+        number = Signal(sizes.index_bits, reset_less=True)  # of the first descriptor, if packed
+        next_one = Signal(16, reset_less=True)
+        limits = Signal(16, reset_less=True)
+        after = Signal(16)
         found = Signal()
         short = Signal()
         m.d.sync += [
             judges.eq(places),
             judge.eq(place),
             available.eq((config.config.running | place.begun) & (own.read_data != limit.data)),
-            more.eq((own.read_data + 1)[:16] != limit.data),
-            after.eq(own.read_data + 1),
+            packed.eq(config.config.modes.ring_packed),
+            number.eq(own.read_data),
+            next_one.eq(own.read_data + 1),
+            limits.eq(limit.data),
         ]
         judged = (judge.queue >> 1)[:sizes.member_bits]
         chain: Any = totals.data
         m.d.comb += [
+            after.eq(Mux(packed, packed_position(chain.after, chain.after_lap), next_one)),
+            more.eq(after != limits),
             short.eq(available & (chain.bytes < judge.bytes)),
             found.eq(available & ~short),
             answers.i.valid.eq(judges),
@@ -290,13 +329,13 @@ class ChainTake(wiring.Component):
             answers.i.p.status.eq(Mux(found, ChainStatus.FOUND,
                                       Mux(short, ChainStatus.SHORT, ChainStatus.NONE))),
             answers.i.p.id.eq(ids.data),
-            answers.i.p.slots.eq(1),
+            answers.i.p.slots.eq(Mux(packed, chain.slots, 1)),
             answers.i.p.bytes.eq(chain.bytes),
             answers.i.p.segments.eq(chain.segments),
             answers.i.p.more.eq(short | (found & more)),
             lists.i.valid.eq(judges & found),
             lists.i.p.member.eq(judged),
-            lists.i.p.number.eq(ids.data),
+            lists.i.p.number.eq(Mux(packed, number, ids.data)),
             lists.i.p.segments.eq(chain.segments),
             given_back.i.valid.eq(judges & ~found),
             given_back.i.payload.eq(judged),

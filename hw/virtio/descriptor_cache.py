@@ -10,11 +10,12 @@ from amaranth.lib.wiring import In, Out
 from hw.stream.types import LENGTH_BITS
 from hw.virtio.prefetch_types import LookupSignature, PrefetchSizes
 
-__all__ = ["DescriptorLayout", "SlotMemory", "TotalsLayout", "WriteSignature"]
+__all__ = ["DescriptorLayout", "DoneLayout", "SlotMemory", "TotalsLayout", "WriteSignature"]
 
 
 class DescriptorLayout(data.StructLayout):
-    """A descriptor as it is kept, under its number.
+    """A descriptor as it is kept, under its number, or in a cell. ``next`` is a cell's if
+    ``in_cell``.
 
     ``mark`` differs from the bit that `hw.virtio.chain_take` keeps for the same number as long as
     the chain has not been taken: until then nothing may be read over it.
@@ -22,15 +23,34 @@ class DescriptorLayout(data.StructLayout):
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
-            "address": 64, "length": LENGTH_BITS, "next": sizes.index_bits, "mark": 1,
+            "address": 64, "length": LENGTH_BITS, "next": max(sizes.index_bits, sizes.cell_bits),
+            "in_cell": 1, "mark": 1,
         })
 
 
 class TotalsLayout(data.StructLayout):
-    """What is known of a chain as a whole."""
+    """What is known of a chain as a whole.
+
+    Of a packed ring also the places that it takes there, and the place behind it with its lap.
+    """
 
     def __init__(self, sizes: PrefetchSizes) -> None:
-        super().__init__({"bytes": LENGTH_BITS, "segments": sizes.index_bits + 1})
+        super().__init__({
+            "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1, "slots": sizes.index_bits + 1,
+            "after": sizes.index_bits, "after_lap": 1,
+        })
+
+
+class DoneLayout(data.StructLayout):
+    """Whether a chain is complete (its ``mark`` differs from its lap), and what is announced of it.
+
+    Of a packed ring also the place behind it, with its lap.
+    """
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({
+            "mark": 1, "bytes": LENGTH_BITS, "after": sizes.index_bits, "after_lap": 1,
+        })
 
 
 class WriteSignature(wiring.Signature):

@@ -7,9 +7,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.pcie.types import ReadAnswerLayout, ReadRequestLayout
-from hw.stream.types import LENGTH_BITS
+from hw.virtio.descriptor_cache import WriteSignature
 from hw.virtio.prefetch_types import (
     BURST_MAX,
+    CellCountLayout,
     FaultSourceLayout,
     LookupSignature,
     PrefetchContextLayout,
@@ -17,7 +18,9 @@ from hw.virtio.prefetch_types import (
     ReadKind,
     RunLayout,
     WalkLayout,
+    packed_place,
     read_fault,
+    walk_members,
 )
 from hw.virtio.types import FaultReason, ObligationLayout, QueueConfigSignature
 
@@ -235,24 +238,29 @@ class RunMerger(wiring.Component):
 
 
 class _DescriptorRead(data.StructLayout):
-    """A read of descriptors before its address is known: a `RunLayout` or a `WalkLayout`."""
+    """A read of descriptors before its address is known: of a `RunLayout`, or a `WalkLayout`."""
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
             "member": sizes.member_bits, "order": 4, "descriptor": 16, "index": sizes.index_bits,
             "lap": 1, "count": _COUNT, "span": _COUNT, "step": range(_STEP_MAX), "down": 1,
-            "walk": 1,
-            "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1,
+            "is_walk": 1, "walk": WalkLayout(sizes),
         })
 
 
 class DescriptorReads(wiring.Component):
-    """Turn runs and walks into reads of the descriptor table, inside the table.
+    """Turn runs and walks into reads of the descriptor table, or of an indirect one, inside it.
 
     What names a descriptor outside the table is a fault. What belongs to a queue that met a fault
     is dropped, and the obligations of its chains are given back.
 
-    | Latency: 2 cycles. Throughput: a read every cycle; a drop takes 3 cycles. Storage: 2 reads.
+    An indirect table is read when cells for all its entries could be set apart. Where there are
+    too few, its walk goes round (``waits``), and others pass. Half of the cells are kept for the
+    member's oldest chain that is not complete: so it always gets its own in the end, when the
+    chains before it were taken, however much the later ones hold.
+
+    | Latency: 2 cycles, 3 to an indirect table. Throughput: a read every cycle, an indirect table
+      in 2; a drop takes 3 cycles. Storage: 2 reads.
 
     Parameters
     ----------
@@ -264,21 +272,34 @@ class DescriptorReads(wiring.Component):
     runs : In(stream.Signature(RunLayout(sizes)))
     walks : In(stream.Signature(WalkLayout(sizes)))
         Before runs: they end what was begun.
+    waits : Out(stream.Signature(WalkLayout(sizes)))
+        Walks to be offered again.
     config : Out(QueueConfigSignature())
     faulted : Out(LookupSignature(range(members), 1))
+    limit : Out(LookupSignature(range(members), 16))
+        Position of the oldest chain that is not complete.
+    cells : Out(LookupSignature(range(members), CellCountLayout(sizes)))
+    take_cells : Out(WriteSignature(members, cell_bits))
     reads : Out(stream.Signature(ReadRequestLayout(...)))
     finished : Out(range(BURST_MAX + 1))
-        So many chains were given up, each cycle.
+        So many chains were given up, each cycle; of split rings.
+    slots_finished : Out(1)
+        One of a packed ring was (a pulse).
     obligations : Out(stream.Signature(ObligationLayout()))
     faults : Out(stream.Signature(FaultSourceLayout(sizes)))
     """
 
     runs: stream.Interface
     walks: stream.Interface
+    waits: stream.Interface
     config: wiring.PureInterface
     faulted: wiring.PureInterface
+    limit: wiring.PureInterface
+    cells: wiring.PureInterface
+    take_cells: wiring.PureInterface
     reads: stream.Interface
     finished: Signal
+    slots_finished: Signal
     obligations: stream.Interface
     faults: stream.Interface
 
@@ -288,10 +309,15 @@ class DescriptorReads(wiring.Component):
         super().__init__({
             "runs": In(stream.Signature(RunLayout(sizes))),
             "walks": In(stream.Signature(WalkLayout(sizes))),
+            "waits": Out(stream.Signature(WalkLayout(sizes))),
             "config": Out(QueueConfigSignature()),
             "faulted": Out(LookupSignature(range(sizes.members), 1)),
+            "limit": Out(LookupSignature(range(sizes.members), 16)),
+            "cells": Out(LookupSignature(range(sizes.members), CellCountLayout(sizes))),
+            "take_cells": Out(WriteSignature(sizes.members, sizes.cell_bits)),
             "reads": Out(stream.Signature(ReadRequestLayout(sizes.lanes, self._context.size))),
             "finished": Out(_COUNT),
+            "slots_finished": Out(1),
             "obligations": Out(stream.Signature(ObligationLayout())),
             "faults": Out(stream.Signature(FaultSourceLayout(sizes))),
         })
@@ -301,6 +327,9 @@ class DescriptorReads(wiring.Component):
         sizes = self.sizes
         config: Any = self.config
         faulted: Any = self.faulted
+        limit: Any = self.limit
+        cells: Any = self.cells
+        take: Any = self.take_cells
 
         # The tables are looked up with what comes in, and it is kept beside the answer.
         taken: Any = Signal(_DescriptorRead(sizes))
@@ -309,47 +338,91 @@ class DescriptorReads(wiring.Component):
         highest = Signal(17, reset_less=True)  # head of a run
         arrives = Signal()
         moves = Signal()  # what is held goes, or there is nothing
-        m.d.comb += arrives.eq((self.runs.valid | self.walks.valid) & moves)
-        with m.If(self.walks.valid):
-            for name in ("member", "order", "descriptor", "index", "lap", "bytes", "segments"):
+        judged = Signal()      # of what is held: whether there are cells for it
+        drops = Signal()       # it is not read
+        out_free = Signal()
+        runs_first = Signal()  # a walk could not go: a run may pass
+        takes_walk = Signal()
+        m.d.comb += [
+            arrives.eq((self.runs.valid | self.walks.valid) & moves),
+            takes_walk.eq(self.walks.valid & ~(runs_first & self.runs.valid)),
+        ]
+        with m.If(takes_walk):
+            for name in ("member", "order", "descriptor", "index", "lap"):
                 m.d.comb += taken[name].eq(self.walks.p[name])
-            m.d.comb += [taken.walk.eq(1), taken.count.eq(1), taken.span.eq(1)]
+            m.d.comb += [taken.is_walk.eq(1), taken.count.eq(1), taken.span.eq(1),
+                         taken.walk.eq(self.walks.payload)]
         with m.Else():
             for name in ("member", "order", "descriptor", "index", "lap", "count", "span",
                          "step", "down"):
                 m.d.comb += taken[name].eq(self.runs.p[name])
         m.d.comb += [
-            self.walks.ready.eq(moves),
-            self.runs.ready.eq(moves & ~self.walks.valid),
+            self.walks.ready.eq(moves & takes_walk),
+            self.runs.ready.eq(moves & ~takes_walk),
+            limit.address.eq(taken.member),
+            limit.enable.eq(arrives),
+            cells.address.eq(taken.member),
+            cells.enable.eq(arrives),
             config.queue.eq(sizes.queue(taken.member)),
             config.enable.eq(arrives),
             faulted.address.eq(taken.member),
             faulted.enable.eq(arrives),
         ]
         with m.If(moves):
-            m.d.sync += held_valid.eq(arrives)
+            m.d.sync += [held_valid.eq(arrives), judged.eq(0)]
+            with m.If(self.runs.ready | ~self.runs.valid):
+                m.d.sync += runs_first.eq(0)
         with m.If(arrives):
             m.d.sync += [held.eq(taken),
                          highest.eq(taken.descriptor + (taken.span - taken.step - 1))]
 
+        # Whether there are cells for a table that begins: known a cycle later.
+        fits = Signal(reset_less=True)
+        fresh = Signal()
+        wants = Signal(sizes.cell_bits)    # cells: the first entry needs none
+        free = Signal(sizes.cell_bits + 1)
+        oldest = Signal()
+        goes = Signal()                    # what is held may be read, or dropped
+        m.d.comb += [
+            fresh.eq(held.is_walk & held.walk.fresh),
+            wants.eq(held.walk.entries - 1),
+            free.eq(cells.data.freed + cells.data.unneeded - cells.data.taken
+                    + sizes.table_cells),
+            oldest.eq(held.index == Mux(held.walk.packed, packed_place(limit.data),
+                                        limit.data & (config.config.size - 1))),
+            goes.eq(~fresh | judged),
+            self.waits.payload.eq(held.walk),
+            self.waits.valid.eq(held_valid & fresh & judged & ~fits & ~drops),
+            take.address.eq(held.member),
+            take.data.eq(wants),
+            take.enable.eq(out_free & held_valid & fresh & judged & fits & ~drops),
+        ]
+        m.d.sync += fits.eq((wants == 0) | (free >= wants + Mux(oldest, 0, sizes.table_max)))
+        with m.If(held_valid & ~moves):
+            m.d.sync += judged.eq(1)
+        with m.If(self.waits.valid & self.waits.ready):
+            m.d.sync += runs_first.eq(1)
+
         outside = Signal()
-        dropping = Signal()       # it is not read: three things are to be told
-        drops = Signal()
+        dropping = Signal()       # three things are to be told
         left = Signal(16)         # descriptors from here to the end of the table
         wanted = Signal(_COUNT)
         count = Signal(_COUNT)
         number = Signal(sizes.index_bits)
+        in_table = Signal()
+        limit_of = Signal(16)     # descriptors of the table that is read
         m.d.comb += [
-            outside.eq(highest >= config.config.size),
+            in_table.eq(held.is_walk & held.walk.table),
+            limit_of.eq(Mux(in_table, held.walk.entries, config.config.size)),
+            outside.eq(highest >= limit_of),
             drops.eq(held_valid & (outside | faulted.data)),
-            left.eq(config.config.size - held.descriptor),
-            wanted.eq(Mux(held.walk, WALK_MAX, held.span)),
+            left.eq(limit_of - held.descriptor),
+            wanted.eq(Mux(in_table, BURST_MAX, Mux(held.is_walk, WALK_MAX, held.span))),
             count.eq(Mux(left < wanted, left, wanted)),
             number.eq(held.descriptor),
         ]
         out: Any = Signal(ReadRequestLayout(sizes.lanes, self._context.size), reset_less=True)
         out_valid = Signal()
-        out_free = Signal()
         context: Any = data.View(self._context, out.context)
         m.d.comb += [
             out_free.eq(~out_valid | self.reads.ready),
@@ -360,15 +433,22 @@ class DescriptorReads(wiring.Component):
             m.d.sync += out_valid.eq(0)
         with m.If(out_free):
             m.d.sync += [
-                out_valid.eq(held_valid & ~drops),
+                out_valid.eq(held_valid & ~drops & goes & (~fresh | fits)),
                 out.function.eq(sizes.function(held.member)),
                 out.queue.eq(sizes.queue(held.member)),
-                out.address.eq(config.config.desc + (number << 4)),
+                out.address.eq(Mux(in_table, held.walk.address, config.config.desc)
+                               + (number << 4)),
                 out.length.eq(count << 4),
                 out.lead.eq(0),
                 out.fenced.eq(0),
                 out.last.eq(1),
-                context.kind.eq(Mux(held.walk, ReadKind.WALK, ReadKind.RUN)),
+                context.kind.eq(Mux(held.is_walk, ReadKind.WALK, ReadKind.RUN)),
+                *(context[name].eq(held.walk[name]) for name in walk_members(sizes)),
+                context.table.eq(in_table),
+                context.room.eq(Mux(fresh, wants, held.walk.room)),
+                context.packed.eq(held.is_walk & held.walk.packed),
+                context.indirect.eq(config.config.modes.indirect_desc),
+                context.top.eq(config.config.size - 1),
                 context.member.eq(held.member),
                 context.order.eq(held.order),
                 context.index.eq(held.index),
@@ -377,14 +457,14 @@ class DescriptorReads(wiring.Component):
                 context.descriptor.eq(number),
                 context.step.eq(held.step),
                 context.down.eq(held.down),
-                context.bytes.eq(held.bytes),
-                context.segments.eq(held.segments),
             ]
+            with m.If(~held.is_walk):
+                m.d.sync += [context.bytes.eq(0), context.segments.eq(0)]
 
         tell_fault = Signal()
         tell_obligation = Signal()
         told = Signal()
-        fault_reason = Mux(held.walk, FaultReason.NEXT_RANGE, FaultReason.HEAD_RANGE)
+        fault_reason = Mux(held.is_walk, FaultReason.NEXT_RANGE, FaultReason.HEAD_RANGE)
         m.d.comb += [
             self.faults.valid.eq(tell_fault),
             self.faults.p.member.eq(held.member),
@@ -396,8 +476,10 @@ class DescriptorReads(wiring.Component):
             # The fault is in its queue before anything is given back: no one thinks that this
             # queue came to its end without one.
             told.eq(dropping & ~tell_fault & ~tell_obligation),
-            self.finished.eq(Mux(told, held.count, 0)),
-            moves.eq(~held_valid | Mux(drops, told, out_free)),
+            self.finished.eq(Mux(told & ~(held.is_walk & held.walk.packed), held.count, 0)),
+            self.slots_finished.eq(told & held.is_walk & held.walk.packed),
+            moves.eq(~held_valid | Mux(drops, told, Mux(
+                fresh, judged & Mux(fits, out_free, self.waits.ready), out_free))),
         ]
         with m.If(~dropping):
             with m.If(drops):

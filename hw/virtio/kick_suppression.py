@@ -1,6 +1,6 @@
-"""Writes of the used ring's flags or avail_event: which kicks the driver is asked for."""
+"""Writes of a ring's event suppression: which kicks the driver is asked for."""
 
-from amaranth import Module, Signal
+from amaranth import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, flipped
 
@@ -13,11 +13,13 @@ from hw.virtio.prefetch_types import NotifyFlagLayout, PrefetchSizes
 __all__ = ["KickSuppression"]
 
 _FLAG_BYTES = 2
+_WIDE_BYTES = 4
 _DEPTH = 8
 
 
 class KickSuppression(wiring.Component):
-    """Write the used ring's flags or avail_event, and tell when the write is in order.
+    """Write the used ring's flags or avail_event, or the device event suppression structure of a
+    packed ring, and tell when the write is in order.
 
     | Latency: 2 cycles from ``flags`` to the write. Throughput: one write at a time.
     | Storage: 8 writes that wait.
@@ -72,11 +74,12 @@ class KickSuppression(wiring.Component):
             self.segments.valid.eq(waiting.o.valid & ~segment_sent),
             self.segments.p.function.eq(sizes.function(first.member)),
             self.segments.p.address.eq(first.address),
-            self.segments.p.length.eq(_FLAG_BYTES),
+            self.segments.p.length.eq(Mux(first.wide, _WIDE_BYTES, _FLAG_BYTES)),
             self.segments.p.last.eq(1),
             self.data.valid.eq(waiting.o.valid & ~data_sent),
             self.data.p.data.eq(first.value),
-            self.data.p.empty.eq(sizes.lanes - _FLAG_BYTES),
+            self.data.p.empty.eq(
+                Mux(first.wide, sizes.lanes - _WIDE_BYTES, sizes.lanes - _FLAG_BYTES)),
             self.data.p.last.eq(1),
             # A write may stand in the order of writes before its data have been taken.
             self.done.valid.eq(in_order & data_sent),

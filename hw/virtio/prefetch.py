@@ -15,7 +15,12 @@ from hw.stream.types import BeatLayout
 from hw.virtio.available_ring import AvailableRing
 from hw.virtio.chain_publish import ChainPublish
 from hw.virtio.chain_take import ChainTake
-from hw.virtio.descriptor_cache import DescriptorLayout, SlotMemory, TotalsLayout
+from hw.virtio.descriptor_cache import (
+    DescriptorLayout,
+    DoneLayout,
+    SlotMemory,
+    TotalsLayout,
+)
 from hw.virtio.descriptor_fetch import DescriptorReads, RunMerger
 from hw.virtio.descriptor_parse import DescriptorParser
 from hw.virtio.kick_suppression import KickSuppression
@@ -31,6 +36,7 @@ from hw.virtio.prefetch_types import (
     WalkLayout,
 )
 from hw.virtio.queue_faults import QueueFaults
+from hw.virtio.table_cells import TableCells
 from hw.virtio.types import (
     ChainLayout,
     DoorbellLayout,
@@ -50,7 +56,7 @@ _COMPLETIONS = 8
 
 
 class Prefetch(wiring.Component):
-    """Fetch descriptor chains of split virtqueues before they are asked for, and give them away.
+    """Fetch descriptor chains of virtqueues before they are asked for, and give them away.
 
     ::
 
@@ -83,7 +89,8 @@ class Prefetch(wiring.Component):
       descriptor read 9, descriptor to ``ready`` 11; doorbell to index read 11; take to chain 5.
     | Throughput: a ring entry, a descriptor, and an announced chain a cycle, and about 4 cycles a
       burst of 32; a take every 2 cycles; a look at a ring every 5 to 8.
-    | Storage: about 115 + 3 * log2(size) bits for each entry of the largest size of each queue.
+    | Storage: about 135 + 5 * log2(size) bits for each entry of the largest size of each queue, and
+      90 + 2 * log2(cells) for each of its cells.
 
     Parameters
     ----------
@@ -102,9 +109,12 @@ class Prefetch(wiring.Component):
         Longest chain to send; a longer one is a fault. Below 131071.
     chains_max
         Chains between the read of their first descriptor and their last, at least 64.
+    table_cells
+        Cells a queue for entries of indirect tables, a power of two from 8 to 1024. A table may
+        have half as many entries; a longer one is a fault.
     first_position
-        Where rings begin after a reset. The standard says 0; a test that wants to see positions
-        wrap begins short of 65536.
+        Where split rings begin after a reset. The standard says 0; a test that wants to see
+        positions wrap begins short of 65536.
 
     Members
     -------
@@ -151,15 +161,17 @@ class Prefetch(wiring.Component):
 
     def __init__(self, lanes: int, *, direction: Literal["receive", "transmit"], functions: int,
                  stride: int, queue_size_max: int, max_chain_bytes: int,
-                 chains_max: int = 512, first_position: int = 0) -> None:
+                 chains_max: int = 512, table_cells: int = 256,
+                 first_position: int = 0) -> None:
         if direction not in ("receive", "transmit"):
             raise ValueError(f"direction must be 'receive' or 'transmit', not {direction!r}")
         self.sizes = PrefetchSizes(lanes=lanes, transmit=direction == "transmit",
                                    functions=functions, stride=stride,
-                                   queue_size_max=queue_size_max)
+                                   queue_size_max=queue_size_max, table_cells=table_cells)
         if not 0 <= first_position <= 0xFFFF:
             raise ValueError(f"first_position must be from 0 to 65535, not {first_position!r}")
         self.first_position = first_position
+        self.table_max = self.sizes.table_max
         self.lanes = lanes
         self.direction = direction
         self.max_chain_bytes = max_chain_bytes
@@ -192,9 +204,10 @@ class Prefetch(wiring.Component):
         burst_beats = max(1, 2 * BURST_MAX // lanes)
         bursts_max = max(16, 64 // burst_beats)
         answer = ReadAnswerLayout(lanes, self.context_bits)
+        slots_max = max(2 * BURST_MAX, self.chains_max // 2)
 
         m.submodules.available_ring = ring = AvailableRing(
-            sizes, answers_max=_INDEX_ANSWERS, bursts_max=bursts_max,
+            sizes, answers_max=_INDEX_ANSWERS, bursts_max=bursts_max, slots_max=slots_max,
             first_position=self.first_position)
         m.submodules.kick_suppression = suppression = KickSuppression(sizes)
         m.submodules.run_merger = merger = RunMerger(sizes, chains_max=self.chains_max)
@@ -210,17 +223,20 @@ class Prefetch(wiring.Component):
         m.submodules.index_answers = index_answers = StreamQueue(
             IndexAnswerLayout(sizes), _INDEX_ANSWERS)
         m.submodules.ring_answers = ring_answers = StreamQueue(answer, bursts_max * burst_beats)
+        m.submodules.reports = reports = StreamArbiter(IndexAnswerLayout(sizes), 2)
         m.submodules.runs = runs = StreamQueue(RunLayout(sizes), 4)
-        m.submodules.walks = walks = StreamQueue(WalkLayout(sizes), self.chains_max)
+        m.submodules.walks = walks = StreamQueue(WalkLayout(sizes), self.chains_max + slots_max)
         m.submodules.completions = completions = StreamQueue(CompletionLayout(sizes), _COMPLETIONS)
         m.submodules.read_arbiter = read_arbiter = StreamArbiter(
             ReadRequestLayout(lanes, self.context_bits), 2)
         m.submodules.obligation_arbiter = obligation_arbiter = StreamArbiter(ObligationLayout(), 6)
 
         m.submodules.descriptors = descriptors = SlotMemory(DescriptorLayout(sizes), sizes.slots)
-        m.submodules.ids = ids = SlotMemory(sizes.index_bits, sizes.slots)
+        m.submodules.ids = ids = SlotMemory(16, sizes.slots)
         m.submodules.totals = totals = SlotMemory(TotalsLayout(sizes), sizes.slots)
-        m.submodules.done = done = SlotMemory(1, sizes.slots)
+        m.submodules.table_entries = entries = SlotMemory(DescriptorLayout(sizes), sizes.cells)
+        m.submodules.table_cells = cells = TableCells(sizes)
+        m.submodules.done = done = SlotMemory(DoneLayout(sizes), sizes.slots)
         m.submodules.freed = freed = SlotMemory(1, sizes.slots)
 
         # Answers by what they are. None of the three ever waits for a read to be accepted.
@@ -228,13 +244,15 @@ class Prefetch(wiring.Component):
         context: Any = data.View(self.context, answers.o[0].p.context)
         connect_streams(m, flipped(self.read_answers), answers.i)
         m.d.comb += [
-            answers.select.eq(Mux(kind[1], 2, kind[0])),
-            index_answers.i.valid.eq(answers.o[0].valid),
-            index_answers.i.p.member.eq(context.member),
-            index_answers.i.p.index.eq(answers.o[0].p.data[:16]),
-            index_answers.i.p.error.eq(answers.o[0].p.error),
-            answers.o[0].ready.eq(index_answers.i.ready),
+            answers.select.eq(Mux(kind[1:].any(), 2, kind[0])),
+            reports.i[0].valid.eq(answers.o[0].valid),
+            reports.i[0].p.member.eq(context.member),
+            reports.i[0].p.index.eq(answers.o[0].p.data[:16]),
+            reports.i[0].p.error.eq(answers.o[0].p.error),
+            answers.o[0].ready.eq(reports.i[0].ready),
         ]
+        connect_streams(m, publish.reports, reports.i[1])
+        connect_streams(m, reports.o, index_answers.i)
         assert (ReadKind.INDEX.value, ReadKind.RING.value) == (0, 1)
         connect_streams(m, answers.o[1], ring_answers.i)
         connect_streams(m, answers.o[2], parser.answers)
@@ -245,7 +263,14 @@ class Prefetch(wiring.Component):
         connect_streams(m, ring_answers.o, merger.answers)
         connect_streams(m, merger.runs, runs.i)
         connect_streams(m, runs.o, table.runs)
-        connect_streams(m, parser.walks, walks.i)
+        # There is a place for each: those that wait go between those that come.
+        m.d.comb += [
+            walks.i.valid.eq(parser.walks.valid | table.waits.valid),
+            walks.i.payload.eq(Mux(parser.walks.valid, parser.walks.p.as_value(),
+                                   table.waits.p.as_value())),
+            parser.walks.ready.eq(walks.i.ready),
+            table.waits.ready.eq(walks.i.ready & ~parser.walks.valid),
+        ]
         connect_streams(m, walks.o, table.walks)
         connect_streams(m, ring.reads, read_arbiter.i[0])
         connect_streams(m, table.reads, read_arbiter.i[1])
@@ -259,6 +284,7 @@ class Prefetch(wiring.Component):
         m.d.comb += [
             ring.ring_done.eq(merger.done),
             merger.finished.eq(table.finished + parser.finished),
+            ring.slots_finished.eq(table.slots_finished + parser.slots_finished),
         ]
 
         # The suppression flag.
@@ -282,7 +308,18 @@ class Prefetch(wiring.Component):
         connect(m, take.totals, totals.read)
         connect(m, take.freed, freed.write)
         connect(m, publish.done, done.read)
-        connect(m, take.limit, publish.limit)
+        connect(m, parser.cells, entries.write)
+        connect(m, take.cells, entries.read)
+        connect(m, table.cells, cells.counts)
+        connect(m, table.take_cells, cells.take)
+        connect(m, parser.cell_list, cells.lookup)
+        connect(m, parser.cell_front, cells.front)
+        connect(m, parser.cell_front_moves, cells.front_moves)
+        connect(m, parser.cells_unneeded, cells.unneeded)
+        connect(m, take.freed_cells, cells.freed)
+        connect_streams(m, discard.cells, cells.clears)
+        connect(m, take.limit, publish.limits[0])
+        connect(m, table.limit, publish.limits[1])
         connect(m, ring.position, take.position)
         connect(m, ring.faulted, queue_faults.lookups[0])
         connect(m, table.faulted, queue_faults.lookups[1])
@@ -297,7 +334,8 @@ class Prefetch(wiring.Component):
         connect_streams(m, obligation_arbiter.o, flipped(self.obligations))
         left = Signal()
         m.d.comb += left.eq(self.obligations.valid & self.obligations.ready)
-        for index, obliged in enumerate((ring.obliged, merger.obliged, take.obliged)):
+        for index, obliged in ((0, ring.obliged), (1, merger.obliged), (2, take.obliged),
+                               (5, publish.obliged)):
             m.d.comb += obliged.eq(left & (obligation_arbiter.source == index))
 
         # Faults, and commands.

@@ -12,6 +12,7 @@ from hw.virtio.prefetch_types import (
     SweepLayout,
     index_mask,
     lap_of,
+    packed_place,
 )
 from hw.virtio.types import QueueCommandLayout
 
@@ -21,8 +22,8 @@ __all__ = ["PrefetchDiscard"]
 class PrefetchDiscard(wiring.Component):
     """Carry a command out: the ring's state, then both ends of the cache, then every place of it.
 
-    | Throughput: a command every ``queue_size_max`` cycles and 10, four times as much at most when
-      other queues are busy. Storage: the command.
+    | Throughput: a command every ``queue_size_max + table_cells`` cycles and 20, four times as much
+      at most when other queues are busy. Storage: the command.
 
     Parameters
     ----------
@@ -40,6 +41,8 @@ class PrefetchDiscard(wiring.Component):
         To the two ends of the cache.
     clears : Out(stream.Signature(range(members)))
         To the faults.
+    cells : Out(stream.Signature(range(members)))
+        To the cells of tables.
     sweeps : Out(stream.Signature(SweepLayout(sizes)))
         To the parser: what is parsed later finds the places clear.
     """
@@ -50,6 +53,7 @@ class PrefetchDiscard(wiring.Component):
     publish: stream.Interface
     take: stream.Interface
     clears: stream.Interface
+    cells: stream.Interface
     sweeps: stream.Interface
 
     def __init__(self, sizes: PrefetchSizes) -> None:
@@ -61,6 +65,7 @@ class PrefetchDiscard(wiring.Component):
             "publish": Out(stream.Signature(DiscardLayout(sizes))),
             "take": Out(stream.Signature(DiscardLayout(sizes))),
             "clears": Out(stream.Signature(range(sizes.members))),
+            "cells": Out(stream.Signature(range(sizes.members))),
             "sweeps": Out(stream.Signature(SweepLayout(sizes))),
         })
 
@@ -76,11 +81,14 @@ class PrefetchDiscard(wiring.Component):
             self.publish.payload.eq(discard),
             self.take.payload.eq(discard),
             self.clears.payload.eq(discard.member),
+            self.cells.payload.eq(discard.member),
             self.sweeps.p.member.eq(discard.member),
             self.sweeps.p.index.eq(index),
             # A complete chain bears the opposite of its lap; places before `begin` are used next in
             # the lap after.
             self.sweeps.p.mark.eq(lap ^ (index < begin)),
+            self.sweeps.p.place.eq(begin),
+            self.sweeps.p.lap.eq(lap),
         ]
         with m.FSM():
             with m.State("IDLE"):
@@ -99,6 +107,11 @@ class PrefetchDiscard(wiring.Component):
                     lap.eq(lap_of(discard.position, discard.order)),
                     index.eq(0),
                 ]
+                with m.If(discard.packed):
+                    m.d.sync += [
+                        begin.eq(packed_place(discard.position)),
+                        lap.eq(discard.position[15]),
+                    ]
                 with m.If(self.publish.ready):
                     m.next = "TAKE"
             with m.State("TAKE"):
@@ -108,6 +121,10 @@ class PrefetchDiscard(wiring.Component):
             with m.State("CLEAR"):
                 m.d.comb += self.clears.valid.eq(1)
                 with m.If(self.clears.ready):
+                    m.next = "CELLS"
+            with m.State("CELLS"):
+                m.d.comb += self.cells.valid.eq(1)
+                with m.If(self.cells.ready):
                     m.next = "SWEEP"
             with m.State("SWEEP"):
                 m.d.comb += self.sweeps.valid.eq(1)

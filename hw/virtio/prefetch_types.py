@@ -15,6 +15,7 @@ from hw.virtio.types import FaultReason
 __all__ = [
     "BURST_MAX",
     "DESCRIPTOR_BYTES",
+    "CellCountLayout",
     "CompletionLayout",
     "DiscardLayout",
     "FaultSourceLayout",
@@ -29,7 +30,10 @@ __all__ = [
     "WalkLayout",
     "index_mask",
     "lap_of",
+    "packed_place",
+    "packed_position",
     "read_fault",
+    "walk_members",
 ]
 
 BURST_MAX = 32
@@ -60,6 +64,8 @@ class PrefetchSizes:
     """Data queues a function, a power of two from 2 to 32."""
     queue_size_max: int
     """A power of two from 16 to 32768."""
+    table_cells: int = 256
+    """Cells a member for entries of indirect tables: a power of two from 8 to 1024."""
 
     def __post_init__(self) -> None:
         check_lanes(self.lanes)
@@ -73,6 +79,9 @@ class PrefetchSizes:
         if not 16 <= size <= 32768 or size & (size - 1):
             raise ValueError(
                 f"queue_size_max must be a power of two from 16 to 32768, not {size!r}")
+        cells = self.table_cells
+        if not 8 <= cells <= 1024 or cells & (cells - 1):
+            raise ValueError(f"table_cells must be a power of two from 8 to 1024, not {cells!r}")
 
     @property
     def members(self) -> int:
@@ -94,6 +103,21 @@ class PrefetchSizes:
         """Words of a memory with one for each ring entry, or descriptor, of each member."""
         return self.members << self.index_bits
 
+    @property
+    def cell_bits(self) -> int:
+        """Width of a cell's number in its member, and of a table's length."""
+        return self.table_cells.bit_length() - 1
+
+    @property
+    def cells(self) -> int:
+        """Cells of all members."""
+        return self.members << self.cell_bits
+
+    @property
+    def table_max(self) -> int:
+        """Most entries of a table. As many cells are kept for the member's oldest chain."""
+        return self.table_cells // 2
+
     def slot(self, member: Value, index: Value) -> Value:
         """Address in such a memory. No index leads out of the member's own part."""
         return Cat(index[:self.index_bits], member)
@@ -110,6 +134,17 @@ class PrefetchSizes:
 def index_mask(order: Value) -> Value:
     """Ones in the bits of an index, for a ring of ``2 ** order`` entries (at most 32768)."""
     return Cat(order > bit for bit in range(15))
+
+
+def packed_place(position: Value) -> Value:
+    """Give the place in a packed ring of a position: its lap is the highest bit."""
+    return position[:15]
+
+
+def packed_position(place: Value, lap: Value) -> Value:
+    """Give the position in a packed ring, 16 bits. The lap is the standard's wrap counter turned
+    round, so that a ring begins at position 0."""
+    return Cat(place, Const(0, 15 - len(place)), lap)
 
 
 def lap_of(position: Value, order: Value) -> Value:
@@ -131,13 +166,14 @@ class LookupSignature(wiring.Signature):
         super().__init__({"enable": Out(1), "address": Out(address), "data": In(shape)})
 
 
-class ReadKind(enum.Enum, shape=2):
+class ReadKind(enum.Enum, shape=3):
     """What a read asks for."""
 
     INDEX = 0   # the available index
     RING = 1    # ring entries
     RUN = 2     # heads of chains, that lie side by side in the table
     WALK = 3    # the rest of one chain
+    SLOTS = 4   # places of a packed ring, side by side: whatever they hold
 
 
 class PrefetchContextLayout(data.StructLayout):
@@ -149,31 +185,43 @@ class PrefetchContextLayout(data.StructLayout):
     kind       `ReadKind`
     member     Whose
     order      log2 of the queue's size
-    index      RING: place of the first entry; RUN: of the first descriptor's; WALK: of the chain
+    top        The queue's size, less one
+    index      RING, SLOTS: place of the first entry; RUN: of the first descriptor's; WALK: of the
+               chain
     lap        Parity of the lap of that place
     count      Entries, or descriptors, of the answer
-    descriptor RUN, WALK: number of the first one
+    trusted    SLOTS: left after the answers to all earlier ones were looked at
+    packed     Of a packed ring
+    indirect   INDIRECT_DESC was negotiated
+    descriptor RUN, WALK, SLOTS: number of the first one
     step       RUN: descriptors from one head to the next, less one
     down       RUN: the next heads belong to places below, not above
-    bytes      WALK: of the chain so far
-    segments   WALK: of the chain so far
+    others     WALK: see `WalkLayout`
     ========== ====================================================================
     """
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
             "kind": ReadKind, "member": sizes.member_bits, "order": ORDER_BITS,
-            "index": sizes.index_bits, "lap": 1, "count": COUNT_BITS,
-            "descriptor": sizes.index_bits, "step": STEP_BITS, "down": 1,
-            "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1,
+            "top": sizes.index_bits, "index": sizes.index_bits, "lap": 1, "count": COUNT_BITS,
+            "trusted": 1, "packed": 1, "indirect": 1, "descriptor": sizes.index_bits,
+            "step": STEP_BITS, "down": 1, **walk_members(sizes),
         })
 
 
 class IndexAnswerLayout(data.StructLayout):
-    """The available index of a member, as it was read."""
+    """The available index of a member, as it was read; or how far a packed ring is available.
+
+    Of a packed ring ``index`` is the position behind the last descriptor that was available. The
+    answer held ``found`` of those that were not known yet; ``full``: all that it had; ``partial``:
+    a chain goes on behind them. An error of such a read was told by who found it.
+    """
 
     def __init__(self, sizes: PrefetchSizes) -> None:
-        super().__init__({"member": sizes.member_bits, "index": 16, "error": ReadError})
+        super().__init__({
+            "member": sizes.member_bits, "index": 16, "error": ReadError,
+            "found": COUNT_BITS, "full": 1, "partial": 1,
+        })
 
 
 class RunLayout(data.StructLayout):
@@ -190,33 +238,69 @@ class RunLayout(data.StructLayout):
         })
 
 
+def walk_members(sizes: PrefetchSizes) -> dict[str, ShapeLike]:
+    """Fields that go with a walk and come back with its answer."""
+    return {
+        "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1, "slots": sizes.index_bits + 1,
+        "after": sizes.index_bits, "after_lap": 1, "table": 1, "address": 64,
+        "entries": sizes.cell_bits, "link": sizes.index_bits, "in_cell": 1,
+        "cell": sizes.cell_bits, "room": sizes.cell_bits,
+    }
+
+
 class WalkLayout(data.StructLayout):
-    """A chain that goes on at ``descriptor``, which is not checked yet."""
+    """A chain that goes on at ``descriptor``, which is not checked yet.
+
+    ========== ====================================================================
+    field      meaning
+    ========== ====================================================================
+    bytes      Of the chain so far; likewise ``segments``, and ``slots`` of a packed ring
+    after      The place behind it in a packed ring, with its lap ``after_lap``
+    table      It goes on in the table of ``entries`` at ``address``
+    fresh      That begins, and has no cells yet
+    link       Number of the descriptor that points there: the first entry's place
+    in_cell    The next entry is kept in the cell ``cell`` (else, in that place)
+    room       Cells that the table may still take, behind that one
+    ========== ====================================================================
+    """
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
-            "member": sizes.member_bits, "order": ORDER_BITS, "descriptor": 16,
-            "index": sizes.index_bits, "lap": 1,
-            "bytes": LENGTH_BITS, "segments": sizes.index_bits + 1,
+            "member": sizes.member_bits, "order": ORDER_BITS, "packed": 1, "descriptor": 16,
+            "index": sizes.index_bits, "lap": 1, "fresh": 1, **walk_members(sizes),
         })
 
 
+class CellCountLayout(data.StructLayout):
+    """Cells of a member, counted since it was cleared, modulo twice their number: those that were
+    set apart for tables, those that came back, and those that were not needed after all."""
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        bits = sizes.cell_bits + 1
+        super().__init__({"taken": bits, "freed": bits, "unneeded": bits})
+
+
 class CompletionLayout(data.StructLayout):
-    """Nothing more will be read for ``count`` chains of a member: complete, or given up."""
+    """Nothing more will be read for ``count`` chains of a member: complete, or given up.
+
+    ``slots``: it is of an answer that held places of a packed ring. Its chains have no obligations
+    of their own; that of the answer passes on to ``report``.
+    """
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
             "member": sizes.member_bits, "order": ORDER_BITS, "count": COUNT_BITS + 1,
+            "packed": 1, "slots": 1, "report": IndexAnswerLayout(sizes),
         })
 
 
 class NotifyFlagLayout(data.StructLayout):
-    """Write ``value`` to a member's used ring: its flags, or avail_event. ``silent``: it asks for
-    no kicks."""
+    """Write ``value`` to a member's used ring: its flags, or avail_event; or, ``wide``, a packed
+    ring's event suppression. ``silent``: it asks for no kicks."""
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
-            "member": sizes.member_bits, "address": 64, "value": 16, "silent": 1,
+            "member": sizes.member_bits, "address": 64, "value": 32, "wide": 1, "silent": 1,
         })
 
 
@@ -225,19 +309,22 @@ class DiscardLayout(data.StructLayout):
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
-            "member": sizes.member_bits, "order": ORDER_BITS, "position": 16, "reset": 1,
+            "member": sizes.member_bits, "order": ORDER_BITS, "packed": 1, "position": 16,
+            "reset": 1,
         })
 
 
 class SweepLayout(data.StructLayout):
     """Clear one place: its chain is not complete, its descriptor not in use.
 
-    ``mark`` is what the completion mark of a chain that is *not* complete looks like there.
+    ``mark`` is what the completion mark of a chain that is *not* complete looks like there. A
+    packed ring goes on at ``place``, in the lap ``lap``.
     """
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
             "member": sizes.member_bits, "index": sizes.index_bits, "mark": 1,
+            "place": sizes.index_bits, "lap": 1,
         })
 
 

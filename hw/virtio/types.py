@@ -231,13 +231,6 @@ class ObligationLayout(data.StructLayout):
         super().__init__({"queue": QUEUE_BITS, "delta": signed(9)})
 
 
-class PairsLayout(data.StructLayout):
-    """The driver of ``function`` uses ``pairs`` queue pairs from now on: VQ_PAIRS_SET."""
-
-    def __init__(self) -> None:
-        super().__init__({"function": FUNCTION_BITS, "pairs": 16})
-
-
 class LifecycleRequest(enum.Enum, shape=2):
     """What the registers want of the lifecycle."""
 

@@ -1,11 +1,12 @@
-"""What stands around a `Prefetch`: a driver with its rings, the host, a consumer, a lifecycle."""
+"""What stands around a `Prefetch`: drivers, the host, a consumer, a lifecycle."""
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import cocotb
@@ -27,136 +28,19 @@ from hw.virtio.types import (
     TakeLayout,
 )
 from tb.stream import Fields, PacketSource, StreamSource, pace, reset
+from tests.unit.prefetch_queues import (
+    LONGEST,
+    Chain,
+    Memory,
+    PackedQueue,
+    SplitQueue,
+    make_queue,
+    torn,
+)
 
-__all__ = ["INDIRECT", "NEXT", "WRITE", "Chain", "Queue", "World"]
+__all__ = ["World"]
 
-NEXT, WRITE, INDIRECT = 1, 2, 4
-NO_NOTIFY = 1
-PAGE = 0x1_0000
-
-
-@dataclass
-class Chain:
-    """A chain as the driver made it."""
-
-    head: int
-    numbers: list[int]
-    buffers: list[tuple[int, int]]
-
-    @property
-    def bytes(self) -> int:
-        return sum(length for _address, length in self.buffers)
-
-
-@dataclass
-class Queue:
-    """A split virtqueue and its driver."""
-
-    number: int
-    size: int
-    base: int
-    memory: bytearray
-    free: list[int] = field(default_factory=list)
-    index: int = 0
-    posted: deque[Chain] = field(default_factory=deque)  # not yet taken, in ring order
-    taken: list[Chain] = field(default_factory=list)     # not yet returned
-    first_position: int = 0
-    running: bool = True
-    kicks: int = 0
-    event_idx: bool = False
-    notification_data: bool = False
-    decided: int = 0  # the index at the last decision about a kick
-
-    def __post_init__(self) -> None:
-        self.restart()
-
-    @property
-    def desc(self) -> int:
-        return self.base
-
-    @property
-    def driver(self) -> int:
-        return self.base + 16 * self.size + 2  # as ill aligned as the standard allows
-
-    @property
-    def device(self) -> int:
-        return self.base + 20 * self.size + 64
-
-    @property
-    def avail_event(self) -> int:
-        return self.device + 4 + 8 * self.size
-
-    def restart(self) -> None:
-        """Begin again with empty rings."""
-        self.free = list(range(self.size))
-        self.index = self.first_position
-        self.decided = self.index
-        self.posted.clear()
-        self.taken.clear()
-        self.memory[self.base:self.avail_event + 2] = bytes(self.avail_event + 2 - self.base)
-        self.publish()
-
-    def write(self, address: int, value: int, length: int) -> None:
-        self.memory[address:address + length] = value.to_bytes(length, "little")
-
-    def read(self, address: int, length: int) -> int:
-        return int.from_bytes(self.memory[address:address + length], "little")
-
-    def descriptor(self, number: int, address: int, length: int, flags: int, next_: int) -> None:
-        self.write(self.desc + 16 * number,
-                   address | length << 64 | flags << 96 | next_ << 112, 16)
-
-    def entry(self, head: int) -> None:
-        """Put a head into the ring; it is not available before `publish`."""
-        self.write(self.driver + 4 + 2 * (self.index % self.size), head, 2)
-        self.index = (self.index + 1) & 0xFFFF
-
-    def publish(self) -> None:
-        """Make all entries available."""
-        self.write(self.driver + 2, self.index, 2)
-
-    @property
-    def silent(self) -> bool:
-        """The card wants no kick for the next entry."""
-        flags = self.read(self.device, 2)
-        if self.event_idx:
-            assert flags == 0
-            return self.read(self.avail_event, 2) != self.index
-        assert flags in (0, NO_NOTIFY)
-        return flags == NO_NOTIFY
-
-    def wants_kick(self) -> bool:
-        """Decide about a kick for what was published since the last decision."""
-        entries = range(self.decided, self.decided + ((self.index - self.decided) & 0xFFFF))
-        self.decided = self.index
-        if self.event_idx:
-            event = self.read(self.avail_event, 2)
-            return any(entry & 0xFFFF == event for entry in entries)
-        return not self.silent
-
-    def add(self, lengths: list[int], rng: random.Random, numbers: list[int] | None = None,
-            pick: int = -1) -> Chain:
-        """Make a chain of buffers of these lengths, of free descriptors.
-
-        ``pick``: -1 takes the last that was freed, 0 the first, None any.
-        """
-        if numbers is None:
-            numbers = [self.free.pop(pick) for _ in lengths]
-        write = WRITE if self.number % 2 == 0 else 0
-        buffers = [(rng.getrandbits(64), length) for length in lengths]
-        for place, (number, (address, length)) in enumerate(zip(numbers, buffers, strict=True)):
-            last = place == len(numbers) - 1
-            next_ = rng.randrange(1 << 16) if last else numbers[place + 1]
-            self.descriptor(number, address, length, write | (0 if last else NEXT), next_)
-        chain = Chain(numbers[0], numbers, buffers)
-        self.posted.append(chain)
-        self.entry(chain.head)
-        return chain
-
-    def give_back(self, chain: Chain) -> None:
-        """The used entry of a chain has come."""
-        self.taken.remove(chain)
-        self.free += reversed(chain.numbers)
+BATCH_MAX = 64  # chains of an announcement
 
 
 class _Sink:
@@ -197,27 +81,36 @@ class _Sink:
 class _Read:
     request: dict[str, int]
     sample_at: int
+    again_at: int
     answer_at: int
+    early: bytes | None = None
     content: bytes | None = None
     fence: int = 0
 
 
 class World:
-    """All ports of the component but its clock."""
+    """All ports of the component but its clock.
+
+    ``modes`` are of the queues, in turn. ``table_max``: most entries of an indirect table; 0 for a
+    card that knows no tables.
+    """
 
     def __init__(self, dut: Any, *, lanes: int,  # noqa: PLR0915  # one list of ports
                  context_bits: int, stalls: bool, seed: int,
                  first_position: int = 0,
                  latency: tuple[int, int] = (10, 60), reads_max: int = 1000,
                  write_latency: tuple[int, int] = (0, 30), hold: tuple[int, int] = (0, 40),
-                 modes: tuple[tuple[str, ...], ...] = ((),)) -> None:
+                 modes: tuple[tuple[str, ...], ...] = ((),), table_max: int = 0) -> None:
         self.dut = dut
-        self.modes = modes  # of the queues, in turn
+        self.modes = modes
+        self.table_max = table_max
         self.lanes = lanes
         self.first_position = first_position
         self.rng = random.Random(seed)
-        self.memory = bytearray(16 * PAGE)
-        self.queues: dict[int, Queue] = {}
+        self.tearing = random.Random(seed + 1)
+        self.memory = Memory()
+        self.queues: dict[int, SplitQueue | PackedQueue] = {}
+        self.announced: dict[int, int] = defaultdict(int)  # and not yet taken
         self.count: dict[int, int] = defaultdict(int)  # obligations
         self.credit: dict[int, int] = defaultdict(int)
         self.now = 0
@@ -284,16 +177,15 @@ class World:
 
     # The driver's side.
 
-    def queue(self, number: int, size: int) -> Queue:
+    def queue(self, number: int, size: int) -> SplitQueue | PackedQueue:
         """Make a queue, and let it run."""
-        queue = Queue(number, size, PAGE * (1 + len(self.queues)), self.memory,
-                      first_position=self.first_position,
-                      event_idx="event_idx" in self.modes[number // 2 % len(self.modes)],
-                      notification_data="data" in self.modes[number // 2 % len(self.modes)])
+        queue = make_queue(number, size, 1 + len(self.queues), self.memory,
+                           modes=self.modes[number // 2 % len(self.modes)],
+                           first_position=self.first_position, table_max=self.table_max)
         self.queues[number] = queue
         return queue
 
-    async def begin(self, sizes: dict[int, int]) -> list[Queue]:
+    async def begin(self, sizes: dict[int, int]) -> list[SplitQueue | PackedQueue]:
         """Reset the card, make queues of these sizes by number, and let them run.
 
         A reset does not touch memories; so each queue is reset by a command, as the lifecycle does.
@@ -310,13 +202,13 @@ class World:
                 self.start(queue)
         return queues
 
-    def kick(self, queue: Queue, always: bool = False) -> None:
+    def kick(self, queue: SplitQueue | PackedQueue, always: bool = False) -> None:
         """Publish what was added, and kick if the card wants it."""
         queue.publish()
         if queue.wants_kick() or always:
-            self.ring(queue, queue.index)
+            self.ring(queue, queue.told())
 
-    def ring(self, queue: Queue, position: int) -> None:
+    def ring(self, queue: SplitQueue | PackedQueue, position: int) -> None:
         """Ring the doorbell; without NOTIFICATION_DATA the position is any, and means nothing."""
         queue.kicks += 1
         if not queue.notification_data:
@@ -352,7 +244,7 @@ class World:
             await self.until(self.drained, 1, "drained")
         assert not any(self.credit.values()), self.credit
 
-    async def stop(self, queue: Queue, *, reset: bool) -> None:
+    async def stop(self, queue: SplitQueue | PackedQueue, *, reset: bool) -> None:
         """Do as the lifecycle does."""
         queue.running = False
         await self.until(lambda: self.count[queue.number] == 0, why=f"stop of {queue.number}")
@@ -362,9 +254,10 @@ class World:
         await self.commands.drain()
         self.command_at_hand = False
         self.credit[queue.number] = 0
+        self.announced[queue.number] = 0
         assert not [read for read in self.reads[reads:] if read["queue"] == queue.number]
 
-    def start(self, queue: Queue) -> None:
+    def start(self, queue: SplitQueue | PackedQueue) -> None:
         """Let it run, and look once."""
         queue.running = True
         self.doorbells.send({"queue": queue.number})
@@ -376,23 +269,33 @@ class World:
         assert self.count[queue] > 0, "a read without an obligation"
         assert request["function"] == queue >> 1  # the stride of the bench
         assert request["last"] == 1
-        owner = self.queues[queue]
-        assert owner.base <= request["address"]
-        assert request["address"] + request["length"] <= owner.device
+        address, length = request["address"], request["length"]
+        assert self.queues[queue].may_read(address, length), (
+            f"a read of {length} bytes at {address:#x} by {queue}")
         self.reads.append(request)
         self._outstanding += 1
         answer_at = self.now + self.rng.randint(*self.latency)
+        sample_at = self.rng.randint(self.now, answer_at)
         self._waiting[queue].append(_Read(
-            request, self.rng.randint(self.now, answer_at), answer_at,
+            request, sample_at, self.tearing.randint(sample_at, answer_at), answer_at,
             fence=self._accepted if request["fenced"] else 0))
 
     def _flag_segment(self, segment: dict[str, int]) -> None:
-        assert segment["last"] == 1 and segment["length"] == 2
+        assert segment["last"] == 1
+        queue = self._suppressed(segment)
+        assert segment["function"] == queue.number >> 1
         self._flag_segments.append(segment)
 
+    def _suppressed(self, segment: dict[str, int]) -> SplitQueue | PackedQueue:
+        """Find the queue whose kicks this write is about."""
+        return next(queue for queue in self.queues.values()
+                    if queue.suppression == (segment["address"], segment["length"]))
+
     def _flag_data(self, beat: dict[str, int]) -> None:
-        assert beat["last"] == 1 and beat["empty"] == self.lanes - 2
-        self._flag_contents.append((beat["data"] & 0xFFFF).to_bytes(2, "little"))
+        assert beat["last"] == 1
+        length = self.lanes - beat["empty"]
+        self._flag_contents.append((beat["data"] & (1 << 8 * length) - 1).to_bytes(
+            length, "little"))
 
     def _serve_writes(self) -> None:
         accepts = False
@@ -413,21 +316,20 @@ class World:
         self.dut.flag_accepted.value = int(accepts)
         while self._landing and self._landing[0][0] <= self.now:
             _at, segment, content = self._landing.popleft()
-            at = segment["address"]
-            queue = next(q for q in self.queues.values()
-                         if at == (q.avail_event if q.event_idx else q.device))
-            assert segment["function"] == queue.number >> 1
-            self.memory[at:at + 2] = content
+            assert len(content) == segment["length"]
+            self.memory.write(segment["address"], content)
             self._landed += 1
 
     def _serve_reads(self) -> None:
         due = []
         for number, waiting in self._waiting.items():
             for read in waiting:
-                if read.content is None and read.sample_at <= self.now and (
+                at, length = read.request["address"], read.request["length"]
+                if read.early is None and read.sample_at <= self.now and (
                         self._landed >= read.fence):
-                    at, length = read.request["address"], read.request["length"]
-                    read.content = bytes(self.memory[at:at + length])
+                    read.early = self.memory.read(at, length)
+                if read.content is None and read.early is not None and read.again_at <= self.now:
+                    read.content = torn(at, read.early, self.memory.read(at, length), self.tearing)
             if waiting and waiting[0].content is not None and waiting[0].answer_at <= self.now:
                 due.append(number)
         if due:
@@ -447,8 +349,7 @@ class World:
                 config.value = self._config.pack({
                     "desc": queue.desc, "driver": queue.driver, "device": queue.device,
                     "size": queue.size, "vector": 0xFFFF, "running": int(queue.running),
-                    "modes": {"event_idx": queue.event_idx,
-                              "notification_data": queue.notification_data}})
+                    "modes": queue.modes})
 
     async def _run(self) -> None:
         edge = RisingEdge(self.dut.clk)
@@ -475,10 +376,17 @@ class World:
         assert self.count[change["queue"]] >= 0, f"obligations of {change['queue']} below zero"
 
     def _ready(self, ready: dict[str, int]) -> None:
-        assert ready["count"] > 0
-        assert self.count[ready["queue"]] > 0, "an announcement without an obligation"
-        self.credit[ready["queue"]] += ready["count"]
-        self.ready_at[ready["queue"]].append(self.now)
+        number, count = ready["queue"], ready["count"]
+        assert 0 < count <= BATCH_MAX
+        assert self.count[number] > 0, "an announcement without an obligation"
+        known = self.announced[number]
+        chains = list(islice(self.queues[number].posted, known, known + count))
+        assert len(chains) == count, f"announced {known + count} chains of {number}"
+        assert ready["bytes"] == sum(chain.told for chain in chains), (
+            number, ready, [(chain.told, chain.slots) for chain in chains])
+        self.announced[number] += count
+        self.credit[number] += count
+        self.ready_at[number].append(self.now)
 
     def _take_chains(self) -> None:
         if not self.consume or len(self._expected_takes) > 8:
@@ -501,17 +409,19 @@ class World:
             assert not self.strict or not queue.running, f"a take of {number} in vain"
             return
         expected = queue.posted[0]
-        total = min(expected.bytes, (1 << 17) - 1)
+        total = expected.told
         if chain["status"] == ChainStatus.SHORT.value:
             assert total < least and chain["more"]
             self.short += 1
             self.credit[number] += 1
             return
         assert total >= least
-        assert chain["id"] == expected.head
+        assert chain["id"] == expected.id
+        assert chain["slots"] == expected.slots
         assert chain["bytes"] == total
         assert chain["segments"] == len(expected.buffers)
         queue.posted.popleft()
+        self.announced[number] -= 1
         queue.taken.append(expected)
         self._open.append((number, expected))
 
@@ -527,7 +437,7 @@ class World:
         while not self._open:
             await edge
         number, chain = self._open.popleft()
-        assert segments == [(address, min(length, (1 << 17) - 1))
+        assert segments == [(address, min(length, LONGEST))
                             for address, length in chain.buffers]
         self.delivered.append((number, chain))
         self._giving.append((self.now + self.rng.randint(*self.hold), number, chain))

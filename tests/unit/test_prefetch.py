@@ -20,7 +20,8 @@ def make(lanes: int, direction: str, size_max: int,
                    queue_size_max=size_max, max_chain_bytes=9100,
                    chains_max=64 if size_max < 1024 else 512, first_position=first_position)
     return dut, {"lanes": lanes, "direction": direction, "size_max": size_max,
-                 "context_bits": dut.context_bits, "first_position": first_position}
+                 "context_bits": dut.context_bits, "first_position": first_position,
+                 "table_max": dut.sizes.table_max}
 
 
 @pytest.mark.virtio("CORE-STAT-01", "CORE-VQR-01", "CORE-VQR-03", "SPL-RING-01", "SPL-RING-04",
