@@ -137,7 +137,13 @@ class NicConfig:
     @property
     def gather_tags(self) -> int:
         """DMA reads of frames in flight: all that the others leave."""
-        return self.read_tags - 2 * self.prefetch_tags - self.notification_tags
+        return (self.read_tags - 2 * self.prefetch_tags - self.notification_tags
+                - self.control_tags)
+
+    @property
+    def control_tags(self) -> int:
+        """DMA reads of control queues in flight: one at a time, in two pieces at most."""
+        return 2
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "NicConfig":

@@ -25,6 +25,7 @@ from hw.vf.management import Management
 from hw.vf.obligations import Obligations
 from hw.vf.scheduler import Scheduler
 from hw.virtio.contexts import QueueContexts
+from hw.virtio.control_queue import CONTROL_CONTEXT_BITS, ControlQueue
 from hw.virtio.features import feature_mask, offered_features
 from hw.virtio.gather import GATHER_CONTEXT_BITS
 from hw.virtio.notification import NOTIFICATION_CONTEXT_BITS, Notification
@@ -32,7 +33,7 @@ from hw.virtio.prefetch import Prefetch
 from hw.virtio.receive import Receive
 from hw.virtio.registers import Registers
 from hw.virtio.transmit import Transmit
-from hw.virtio.types import DoorbellLayout, FaultLayout
+from hw.virtio.types import DoorbellLayout, FaultLayout, UsedLayout
 from hw.virtio.used_ring import UsedRing
 from hw.wire.admission import Admission
 from hw.wire.egress import Egress
@@ -127,11 +128,11 @@ class SmartNic(wiring.Component):
             offered_virtual=feature_mask(offered_features(config, virtual=True)),
             mac=config.mac, mtu=config.mtu, link_mbps=config.link_mbps)
         m.submodules.contexts = contexts = QueueContexts(
-            config.queue_numbers, queue_size_max=config.queue_size_max, read_ports=10)
+            config.queue_numbers, queue_size_max=config.queue_size_max, read_ports=11)
         m.submodules.lifecycle = lifecycle = Lifecycle(
             config.functions, stride=stride,
-            engines=("receive", "transmit", "receive", "transmit", "all"))
-        m.submodules.obligations = obligations = Obligations(config.queue_numbers, ports=4)
+            engines=("receive", "transmit", "receive", "transmit", "all", "control"))
+        m.submodules.obligations = obligations = Obligations(config.queue_numbers, ports=5)
 
         def prefetch(direction: Any) -> Prefetch:
             return Prefetch(lanes, direction=direction, functions=config.functions, stride=stride,
@@ -164,6 +165,9 @@ class SmartNic(wiring.Component):
         m.submodules.transmit = transmit = Transmit(
             lanes, stride=stride, cell_bytes=config.cell_bytes, max_cells=egress_pool.max_cells,
             group_tlps=min(64, config.gather_tags))
+        m.submodules.control_queue = control_queue = ControlQueue(
+            lanes, functions=config.functions, first_queue=queues, max_pairs=config.queue_pairs,
+            queue_size_max=config.queue_size_max)
         m.submodules.used_ring = used_ring = UsedRing(lanes, queues=queues, stride=stride)
         m.submodules.notification = notification = Notification(
             lanes, queues=queues, stride=stride, clock_mhz=config.clock_mhz)
@@ -171,14 +175,14 @@ class SmartNic(wiring.Component):
         m.submodules.dma_read = dma_read = DmaRead(
             lanes,
             clients=(receive_prefetch.context_bits, transmit_prefetch.context_bits,
-                     GATHER_CONTEXT_BITS, NOTIFICATION_CONTEXT_BITS),
+                     GATHER_CONTEXT_BITS, NOTIFICATION_CONTEXT_BITS, CONTROL_CONTEXT_BITS),
             quotas=(config.prefetch_tags, config.prefetch_tags, config.gather_tags,
-                    config.notification_tags),
+                    config.notification_tags, config.control_tags),
             tags=config.read_tags, max_read_bytes=config.max_read_bytes,
             timeout_cycles=config.completion_timeout_cycles, functions=config.functions,
             queues=config.queue_numbers)
         m.submodules.dma_write = dma_write = DmaWrite(
-            lanes, clients=5, functions=config.functions,
+            lanes, clients=6, functions=config.functions,
             max_payload_bytes=config.max_payload_bytes)
         m.submodules.requester = requester = Requester(lanes, functions=config.functions)
         m.submodules.counting = counting = Counting(stride=stride, cells=egress_pool.cells)
@@ -261,7 +265,8 @@ class SmartNic(wiring.Component):
                 receive_prefetch.config_take,
                 transmit_prefetch.config_ring, transmit_prefetch.config_table,
                 transmit_prefetch.config_take,
-                receive.config, used_ring.config, notification.config), strict=True):
+                receive.config, used_ring.config, notification.config,
+                control_queue.config), strict=True):
             connect(m, reader, port)
         link(registers.requests, lifecycle.requests)
         link(lifecycle.reports, registers.reports)
@@ -269,20 +274,24 @@ class SmartNic(wiring.Component):
         link(obligations.idle, lifecycle.idle)
         for command, commanded in zip(lifecycle.commands, (
                 receive_prefetch.commands, transmit_prefetch.commands, receive.commands,
-                scheduler.commands, used_ring.commands), strict=True):
+                scheduler.commands, used_ring.commands, control_queue.commands), strict=True):
             link(command, commanded)
         for event, told in zip(obligations.events, (
                 receive_prefetch.obligations, transmit_prefetch.obligations,
-                transmit.obligations, notification.obligations), strict=True):
+                transmit.obligations, notification.obligations,
+                control_queue.obligations), strict=True):
             link(told, event)
         merge("faults", FaultLayout(), [receive_prefetch.faults, transmit_prefetch.faults,
-                                        transmit.faults, notification.faults], lifecycle.faults)
+                                        transmit.faults, notification.faults,
+                                        control_queue.faults], lifecycle.faults)
         merge("receive_doorbells", DoorbellLayout(),
               [registers.receive_doorbells, lifecycle.receive_go], receive_prefetch.doorbells)
         merge("transmit_doorbells", DoorbellLayout(),
               [registers.transmit_doorbells, lifecycle.transmit_go], transmit_prefetch.doorbells)
-        # Nobody serves control queues yet, and none is offered.
-        m.d.comb += [registers.control_doorbells.ready.eq(1), lifecycle.control_go.ready.eq(1)]
+        merge("control_doorbells", DoorbellLayout(),
+              [registers.control_doorbells, lifecycle.control_go], control_queue.doorbells)
+        connect(m, control_queue.features, registers.features)
+        link(control_queue.pairs, steer.pairs)
 
         # --- Transmit. ----------------------------------------------------------------------------
 
@@ -325,7 +334,8 @@ class SmartNic(wiring.Component):
         # --- Used rings and interrupts. -----------------------------------------------------------
 
         link(receive.used, used_ring.used_receive)
-        link(transmit.used, used_ring.used_transmit)
+        merge("other_used", UsedLayout(), [transmit.used, control_queue.used],
+              used_ring.used_transmit)
         link(used_ring.published, notification.published)
         m.d.comb += notification.moderation.valid.eq(0)  # nothing sets it yet
         link(notification.queue_interrupts, registers.queue_interrupts)
@@ -338,7 +348,8 @@ class SmartNic(wiring.Component):
                 (receive_prefetch.reads, receive_prefetch.read_answers),
                 (transmit_prefetch.reads, transmit_prefetch.read_answers),
                 (transmit.reads, transmit.read_answers),
-                (notification.reads, notification.read_answers))):
+                (notification.reads, notification.read_answers),
+                (control_queue.reads, control_queue.read_answers))):
             link(requests, getattr(dma_read, f"requests_{number}"))
             link(getattr(dma_read, f"answers_{number}"), answers)
         for number, (segments, data, accepted) in enumerate((
@@ -348,7 +359,9 @@ class SmartNic(wiring.Component):
                  receive_prefetch.flag_accepted),
                 (transmit_prefetch.flag_writes, transmit_prefetch.flag_data,
                  transmit_prefetch.flag_accepted),
-                (msix.segments, msix.data, msix.accepted))):
+                (msix.segments, msix.data, msix.accepted),
+                (control_queue.write_segments, control_queue.write_data,
+                 control_queue.write_accepted))):
             link(segments, dma_write.segments[number])
             link(data, dma_write.data[number])
             m.d.comb += accepted.eq(dma_write.accepted[number])

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.pcie.types import MmioRequest
 from hw.stream.types import FUNCTION_BITS
+from hw.virtio.control_commands import ControlFeaturesSignature
 from hw.virtio.queue_numbers import QueueNumbers, QueueRolesLayout
 from hw.virtio.types import DoorbellLayout, FunctionLayout
 
@@ -47,6 +48,8 @@ class Doorbells(wiring.Component):
     mmio : In(stream.Signature(MmioRequest()))
         Writes to the notify region alone.
     roles : In(stream.Signature(FunctionRolesLayout(), always_ready=True))
+    features : In(ControlFeaturesSignature())
+        Of what was told by ``roles``, for those who serve control queues.
         To be told of every function after a reset of the card.
     receive : Out(stream.Signature(DoorbellLayout()))
         Even indices below the control queue's.
@@ -60,6 +63,7 @@ class Doorbells(wiring.Component):
 
     mmio: stream.Interface
     roles: stream.Interface
+    features: Any
     receive: stream.Interface
     transmit: stream.Interface
     control: stream.Interface
@@ -70,6 +74,7 @@ class Doorbells(wiring.Component):
         super().__init__({
             "mmio": In(stream.Signature(MmioRequest())),
             "roles": In(stream.Signature(FunctionRolesLayout(), always_ready=True)),
+            "features": In(ControlFeaturesSignature()),
             "receive": Out(stream.Signature(DoorbellLayout())),
             "transmit": Out(stream.Signature(DoorbellLayout())),
             "control": Out(stream.Signature(DoorbellLayout())),
@@ -83,8 +88,12 @@ class Doorbells(wiring.Component):
         mem: memory.Memory[Any, Any] = memory.Memory(
             shape=QueueRolesLayout(), depth=max(2, numbers.functions), init=[])
         m.submodules.roles = mem
-        write, read = mem.write_port(), mem.read_port()
+        write, read, shown = mem.write_port(), mem.read_port(), mem.read_port()
+        features: Any = self.features
         m.d.comb += [
+            shown.addr.eq(features.function),
+            shown.en.eq(features.enable),
+            features.mq.eq(shown.data.multi),
             write.addr.eq(self.roles.p.function),
             write.data.eq(self.roles.p.roles),
             write.en.eq(self.roles.valid),

@@ -28,31 +28,26 @@ class Feature:
         return FEATURE_BITS[self.name]
 
 
-CONTROL_QUEUES = False
-"""Whether control queues are served: until then no driver is told of them."""
-
-
 def _always(config: NicConfig) -> bool:
     return True
 
 
-def _control(config: NicConfig) -> bool:
-    return CONTROL_QUEUES
-
-
 def _pairs(config: NicConfig) -> bool:
-    return CONTROL_QUEUES and config.queue_pairs > 1
+    return config.queue_pairs > 1
 
 
 FEATURES: tuple[Feature, ...] = (
     Feature("MTU", _always, "the largest frame is known; follows max_frame_bytes"),
     Feature("MAC", _always, "each function has an address of its own"),
+    Feature("MRG_RXBUF", _always, "a frame may lie in several buffers, each shorter than it"),
     Feature("STATUS", _always, "the link goes up and down"),
-    Feature("CTRL_VQ", _control, "a driver asks for what takes more than a register"),
+    Feature("CTRL_VQ", _always, "a driver asks for what takes more than a register"),
     Feature("MQ", _pairs, "several queues a direction, for as many processors"),
     Feature("VERSION_1", _always, "there is no legacy interface"),
     Feature("ACCESS_PLATFORM", _always, "a PCIe card's addresses are bus addresses"),
     Feature("ORDER_PLATFORM", _always, "a PCIe card's memory accesses want a device's barriers"),
+    Feature("INDIRECT_DESC", _always, "a chain takes one place of its ring, however long it is"),
+    Feature("RING_PACKED", _always, "one read for a descriptor, and one write when it is used"),
     Feature("EVENT_IDX", _always, "kicks and interrupts from an index on spare most of both"),
     Feature("IN_ORDER", _always, "a queue's chains are used in the order of the ring"),
     Feature("NOTIFICATION_DATA", _always, "a doorbell that tells the index spares a read"),

@@ -21,6 +21,7 @@ from hw.stream.queue import StreamQueue
 from hw.stream.register import StreamRegister
 from hw.stream.types import FUNCTION_BITS, QUEUE_BITS
 from hw.virtio.common_config import CommonConfig, check_common
+from hw.virtio.control_commands import ControlFeaturesSignature
 from hw.virtio.device_config import DeviceConfig, check_device
 from hw.virtio.doorbells import Doorbells
 from hw.virtio.function_state import FunctionStateLayout
@@ -129,6 +130,8 @@ class Registers(wiring.Component):
     flr_done : Out(stream.Signature(8))
         From and to the configuration space: one ``flr_done`` for each function that was named,
         however often it was named meanwhile.
+    features : In(ControlFeaturesSignature())
+        What a function's driver negotiated, for its control queue.
     resets : Out(stream.Signature(FunctionLayout(), always_ready=True))
         A reset of the function has been carried out: nothing of its queues is in flight, and what
         its driver asked for by the control queue is void. (Function 0 also after one of the card.)
@@ -158,6 +161,7 @@ class Registers(wiring.Component):
     flr: stream.Interface
     flr_done: stream.Interface
     resets: stream.Interface
+    features: Any
     sleep: Signal
     link_up: Signal
     interrupts: stream.Interface
@@ -193,6 +197,7 @@ class Registers(wiring.Component):
             "flr": In(stream.Signature(FUNCTION_BITS)),
             "flr_done": Out(stream.Signature(FUNCTION_BITS)),
             "resets": Out(stream.Signature(FunctionLayout(), always_ready=True)),
+            "features": In(ControlFeaturesSignature()),
             "sleep": In(functions),
             "link_up": In(1),
             "interrupts": Out(stream.Signature(InterruptLayout())),
@@ -277,6 +282,9 @@ class Registers(wiring.Component):
             doorbells.roles.p.function.eq(function),
             doorbells.roles.p.roles.eq(common.roles),
             doorbells.roles.valid.eq(store.en),
+            doorbells.features.function.eq(self.features.function),
+            doorbells.features.enable.eq(self.features.enable),
+            self.features.mq.eq(doorbells.features.mq),
             device.function.eq(function),
             device.dword.eq(request.offset[2:6]),
             device.link_up.eq(state.link),
