@@ -95,7 +95,8 @@ class FlowHash(wiring.Component):
             return value
 
         def reached(byte: int) -> Value:
-            return here(byte) & (~beat.last | (beat.empty < lanes - byte % lanes))
+            there: Value = here(byte) & (~beat.last | (beat.empty < lanes - byte % lanes))
+            return there
 
         def gather(name: str, init: int, bits: int, so_far: Callable[[Value], Value]) -> Signal:
             """Keep what is known of the frame, with this beat."""
