@@ -19,7 +19,7 @@ class QueueConfigs:
     The table may be changed at any time; what is held on the port does not change with it.
     """
 
-    def __init__(self, dut: Any, prefix: str, table: dict[int, dict[str, int]]) -> None:
+    def __init__(self, dut: Any, prefix: str, table: dict[int, dict[str, Any]]) -> None:
         self.table = table
         self._edge = RisingEdge(dut.clk)
         self._queue = getattr(dut, f"{prefix}__queue")

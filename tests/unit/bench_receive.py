@@ -50,7 +50,8 @@ class World:
     def __init__(self, dut: Any, stalls: bool, seed: int) -> None:
         self.dut = dut
         self.rng = random.Random(seed)
-        self.configs = QueueConfigs(dut, "config", {q: {"running": 1} for q in QUEUES})
+        table: dict[int, dict[str, Any]] = {queue: {"running": 1} for queue in QUEUES}
+        self.configs = QueueConfigs(dut, "config", table)
         self.queued: dict[int, deque[int]] = defaultdict(deque)
         self.pool: dict[int, bytes] = {}
         self.chains: dict[int, deque[tuple[int, list[tuple[int, int]]]]] = defaultdict(deque)

@@ -348,7 +348,7 @@ async def entry_full(dut: Any) -> None:
 
 @cocotb.test
 @cocotb.parametrize((("push_stalls", "pop_stalls", "popped_stalls"), STALLS))
-async def lists_keep_order(dut: Any, push_stalls: bool, pop_stalls: bool,
+async def lists_keep_order(dut: Any, push_stalls: bool, pop_stalls: bool,  # noqa: PLR0915
                            popped_stalls: bool) -> None:
     """Every queue first in, first out, in any mix of pushes and pops; cells are counted."""
     push = StreamSource(dut, "queues__push", QueuedFrame(CELLS), pace(push_stalls, 1))

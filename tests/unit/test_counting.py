@@ -26,11 +26,11 @@ def test_a_frame_over_several_chains_counts_once() -> None:
                     {"queue": queue, "id": 5, "slots": 1, "bytes": size, "more": more})
             ctx.set(dut.delivered.valid, 1)
             await ctx.tick()
-            # What is not valid means nothing.
-            ctx.set(dut.delivered.payload,
-                    {"queue": 4, "id": 0, "slots": 0, "bytes": 999, "more": index % 2})
-            ctx.set(dut.delivered.valid, 0)
-            await ctx.tick().repeat(index % 3)
+            if index % 2:  # what is not valid means nothing
+                ctx.set(dut.delivered.payload,
+                        {"queue": 4, "id": 0, "slots": 0, "bytes": 999, "more": index == 1})
+                ctx.set(dut.delivered.valid, 0)
+                await ctx.tick().repeat(2)
 
     async def watch(ctx: SimulatorContext) -> None:
         event = dut.events.received
