@@ -424,7 +424,7 @@ class World:
         """Something was given: after a while the driver looks whether a kick is wanted."""
         self._deciding.append((self.now + self.rng.randint(*self.lag), driver))
 
-    async def until(self, what: Callable[[], bool], limit: int = 20_000, why: str = "") -> int:
+    async def until(self, what: Callable[[], bool], limit: int = 8_000, why: str = "") -> int:
         """Wait for something; give the cycles that took."""
         edge = RisingEdge(self.dut.clk)
         for cycle in range(limit):
@@ -441,7 +441,7 @@ class World:
                         for driver in self.drivers)
                 and not any(self.count.values()) and not self._deciding and self.doorbells.idle)
 
-    async def settle(self, limit: int = 60_000) -> None:
+    async def settle(self, limit: int = 12_000) -> None:
         """Wait until everything was answered, and stays so."""
         quiet = 0
 
