@@ -500,7 +500,7 @@ class UsedRing(wiring.Component):
                     newest.eq(finished_copy.read_data - 1),
                     base.eq(Mux(modes.ring_packed, config.desc, config.device)),
                     packed.eq(modes.ring_packed),
-                    batch.eq(modes.in_order & queue[0]),
+                    batch.eq(modes.in_order & queue[0] & ~self.numbers.is_control(queue)),
                     context.eq(found),
                     lap.eq(found.position[15]),
                 ]
