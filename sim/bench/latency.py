@@ -142,7 +142,7 @@ def latencies(config: NicConfig, *, seed: int, spent: Spent) -> Iterator[dict[st
             _log_of(card)
             card.port.run(_receive(card, frame))
             log, frames = _log_of(card)
-            index = card.device.rings[_RECEIVE].used.address + _USED_INDEX
+            index = card.device.rings[_RECEIVE].areas[2].address + _USED_INDEX
             writes = (log["channel"] == _RQ) & (log["kind"] == RequestKind.MEM_WRITE.value)
             used = _cycle(log, writes & (log["address"] == index))
             came = int(frames["last_cycle"][0])

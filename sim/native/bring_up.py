@@ -37,7 +37,7 @@ class NativeCard:
         """Go on with a queue of the device without Python, by the features that it negotiated."""
         ring, virtio = self.device.rings[queue], self.device.virtio
         return self.engine.drive(
-            available=ring.available.address, used=ring.used.address, size=ring.size,
+            available=ring.areas[1].address, used=ring.areas[2].address, size=ring.size,
             notify_address=virtio.notify_address(queue), notify_value=queue, batch=batch,
             count=count, transmit=transmit, notify_bytes=virtio.notify_bytes,
             event_idx=virtio.has(Feature.EVENT_IDX), in_order=virtio.has(Feature.IN_ORDER),

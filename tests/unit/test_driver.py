@@ -15,7 +15,8 @@ from sw_driver.layouts import ConfigType, Feature, NetConfig, Status
 from sw_driver.net import DeviceNeedsReset, NetDevice
 from sw_driver.pci import PciError, scan
 from sw_driver.pci_layouts import Power
-from sw_driver.split_ring import RingError, RingFull, SplitRing
+from sw_driver.ring import RingError, RingFull
+from sw_driver.split_ring import SplitRing
 from sw_driver.virtio_pci import TransportError, VirtioPci, accept_features
 from tb.model_host import run
 from tests.unit.driver_world import (
@@ -134,7 +135,7 @@ def test_open(through_config: bool, features: int) -> None:
                     "DRV-CORE-FEAT-08", "DRV-CORE-RSVD-01", "DRV-CORE-RSVD-03",
                     "DRV-CORE-RSVD-07")
 def test_unknown_features_are_left_alone() -> None:
-    host = machine(features=OFFERED | 1 << 24 | 1 << 90 | 1 << 127 | 1 << Feature.MQ)
+    host = machine(features=OFFERED | 1 << 24 | 1 << 90 | 1 << 127 | 1 << Feature.RSS)
     device = opened(host)
     assert host.card.accepted == device.virtio.features == OFFERED
     quiet(host)
