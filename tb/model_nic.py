@@ -387,14 +387,9 @@ class ModelNic:
         index = rings.index(queue)
         if wide and told != index:
             self.complaints.append(f"a kick tells index {told}, which is {index}")
-        asked = rings.asked(queue)
-        if isinstance(asked, bool):
-            if not asked:
-                self.complaints.append("a kick where none was wanted")
-        elif asked not in (fresh := rings.between(queue, queue.kicked, index)):
-            self.complaints.append(f"a kick for {fresh}, wanted for {asked}")
-        queue.kicked = queue.known = index
-        queue.asleep = False
+        if not rings.may_kick(queue, index):
+            self.complaints.append(f"a kick for {queue.kicked} to {index} where none was wanted")
+        rings.kicked(queue, index)
 
     def index(self, number: int) -> int:
         """Give the position up to which there are chains in a queue."""

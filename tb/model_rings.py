@@ -74,6 +74,8 @@ class ModelQueue:
     asleep: bool = True
     kicked: int = 0
     """How far there was something at the last kick."""
+    passed: int = 0
+    """Positions from the last kick to `seen`, or fewer than none."""
     told: int = 0
     """Position of the next used entry when the driver's wish was last looked at."""
     taken: list[int] = field(default_factory=list)
@@ -120,6 +122,28 @@ class ModelRing(ABC):
         """List the positions that were passed from ``old`` to ``new``."""
 
     @abstractmethod
+    def laps(self, queue: ModelQueue) -> int:
+        """Give the number of positions."""
+
+    def may_kick(self, queue: ModelQueue, index: int) -> bool:
+        """Whether the card wants a kick for what is new since the last one, up to ``index``.
+
+        Who asked for a place, and was not kicked, is asked for it again when the ring comes round.
+        """
+        asked = self.asked(queue)
+        if isinstance(asked, bool):
+            return asked
+        ahead = len(self.between(queue, queue.seen, index))
+        return (queue.passed + ahead >= self.laps(queue)
+                or asked in self.between(queue, queue.kicked, index))
+
+    def kicked(self, queue: ModelQueue, index: int) -> None:
+        """Take note of a kick, when there are chains up to ``index``."""
+        queue.kicked = queue.known = index
+        queue.passed = -len(self.between(queue, queue.seen, index))
+        queue.asleep = False
+
+    @abstractmethod
     def asked(self, queue: ModelQueue) -> int | bool:
         """Give the position that the card wants a kick for, or whether it wants any."""
 
@@ -135,7 +159,9 @@ class ModelRing(ABC):
 
     def take(self, queue: ModelQueue) -> Taken:
         """Take the next chain, and see that it is one."""
+        before = queue.seen
         chain = self._read(queue)
+        queue.passed += len(self.between(queue, before, queue.seen))
         elements = len(chain.readable) + len(chain.writable)
         if elements > queue.size:
             self.complain(f"a chain of {elements} elements, of a queue of {queue.size}")
@@ -221,6 +247,9 @@ class SplitSide(ModelRing):
 
     def between(self, queue: ModelQueue, old: int, new: int) -> list[int]:
         return [(old + more) & 0xFFFF for more in range((new - old) & 0xFFFF)]
+
+    def laps(self, queue: ModelQueue) -> int:
+        return 1 << 16
 
     def asked(self, queue: ModelQueue) -> int | bool:
         if not self.host.accepts(EVENT_IDX):
@@ -357,10 +386,13 @@ class PackedSide(ModelRing):
 
     def between(self, queue: ModelQueue, old: int, new: int) -> list[int]:
         found: list[int] = []
-        while old != new and len(found) <= 2 * queue.size:
+        while old != new and len(found) < 2 * queue.size:
             found.append(old)
             old = self._next(queue, old)
         return found
+
+    def laps(self, queue: ModelQueue) -> int:
+        return 2 * queue.size
 
     def asked(self, queue: ModelQueue) -> int | bool:
         position, flags = struct.unpack("<HH", self.host.memory.read(queue.address(2), 4))
@@ -420,10 +452,14 @@ class PackedSide(ModelRing):
         flags = []
         for number, written, chains in entries:
             at = queue.address(0) + 16 * (queue.used & 0x7FFF)
-            for other in queue.chains.values():  # its descriptor may have been there
-                other.seen = [each for each in other.seen if each[0] != at]
             self.host.store(at + 8, struct.pack("<IH", written or self.junk, number))
             flags.append((at + 14, (0x8080 if queue.used & 0x8000 else 0) | (2 if written else 0)))
-            queue.used = self._next(queue, queue.used, sum(chain.slots for chain in chains))
+            after = self._next(queue, queue.used, sum(chain.slots for chain in chains))
+            # Descriptors of chains that are still in use may have been there: now it is free.
+            gone = {queue.address(0) + 16 * (position & 0x7FFF)
+                    for position in self.between(queue, queue.used, after)}
+            for other in queue.chains.values():
+                other.seen = [each for each in other.seen if each[0] not in gone]
+            queue.used = after
         for at, value in reversed(flags):  # the first one shows all of them
             self.host.store(at, struct.pack("<H", value))

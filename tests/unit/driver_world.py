@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from itertools import combinations
 from typing import Any
 
 from sw_driver.layouts import Feature
 from sw_driver.net import SUPPORTED, NetDevice, NetOptions
+from sw_driver.packed_ring import PackedRing
 from sw_driver.pci import scan
+from sw_driver.port import HostPort
 from sw_driver.ring import Ring
 from sw_driver.split_ring import SplitRing
 from tb.model_host import ModelHost, run
@@ -65,6 +68,19 @@ class LateRing(SplitRing[Any]):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         start_late(self)
+
+
+def make_ring(port: HostPort, size: int, *, features: int = 0, late: bool = False,
+              shuffle: random.Random | None = None, indirect: int | None = None,
+              direct_first: int = 0) -> Ring[Any]:
+    """Give a ring as was agreed on; a split one may begin late."""
+    event_idx, in_order = bool(features & EVENT_IDX), bool(features & IN_ORDER)
+    if features & PACKED:
+        return PackedRing(port, size, event_idx=event_idx, in_order=in_order, shuffle=shuffle,
+                          indirect=indirect)
+    return (LateRing if late else SplitRing)(
+        port, size, event_idx=event_idx, in_order=in_order, indirect=indirect,
+        direct_first=direct_first, shuffle=None if in_order else shuffle)
 
 
 def quiet(host: ModelHost) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sw_driver.buffers import Shape
 from sw_driver.layouts import SplitLayout, Status
 from sw_driver.pci import scan
-from sw_driver.ring import RingError
+from sw_driver.ring import Ring, RingError
 from sw_driver.split_ring import SplitRing
 from sw_driver.virtio_pci import TransportError, VirtioPci
 from tb.memory import Region
@@ -27,13 +27,14 @@ from tests.unit.driver_world import (
     LATE_INDEX,
     NOTIFICATION_DATA,
     OFFERED,
+    PACKED,
     PLAIN,
     LateRing,
     attach,
     machine,
+    make_ring,
     opened,
     quiet,
-    start_late,
 )
 
 
@@ -179,11 +180,8 @@ class Race:
             return RacedMemory(real(*arguments, **options), self.turn)
 
         with patch.object(self.host, "allocate", allocate):
-            self.ring: SplitRing[int] = SplitRing(
-                self.host, 16, event_idx=bool(features & EVENT_IDX),
-                in_order=bool(features & IN_ORDER))
-        if late:
-            start_late(self.ring)
+            self.ring: Ring[int] = make_ring(self.host, 13 if features & PACKED else 16,
+                                             features=features, late=late)
         attach(self.host, self.ring, features=features)
         self.card, self.queue = self.host.card, self.host.card.queues[0]
         self.kicked = False
@@ -236,13 +234,15 @@ class Race:
             yield
 
 
+BOTH = [*COMBINATIONS, *(features | PACKED for features in COMBINATIONS)]
 TURNS = st.lists(st.integers(0, 6), max_size=200)
 
 
 @settings(max_examples=200)
-@given(st.sampled_from(COMBINATIONS), TURNS, st.lists(st.integers(1, 8), max_size=20),
+@given(st.sampled_from(BOTH), TURNS, st.lists(st.integers(1, 8), max_size=20),
        st.booleans())
-@pytest.mark.virtio("DRV-SPL-RING-08", "DRV-SPL-EVT-11", "DRV-SPL-EVT-09")
+@pytest.mark.virtio("DRV-SPL-RING-08", "DRV-SPL-EVT-11", "DRV-SPL-EVT-09", "DRV-PKT-RING-12",
+                    "DRV-PKT-RING-13")
 def test_no_kick_is_lost(features: int, turns: list[int], batches: list[int],
                          late: bool) -> None:
     """The card falls asleep around the driver's publishing: every chain is taken all the same."""
@@ -252,8 +252,8 @@ def test_no_kick_is_lost(features: int, turns: list[int], batches: list[int],
     given = 0
     for batch in batches:
         for _ in range(batch):
-            if ring.free_descriptors:
-                ring.add([(0x1000, 60)], [], given)
+            if ring.free_descriptors >= 2:
+                ring.add([(0x1000, 60)] * (1 + given % 2), [], given)
                 given += 1
         ring.publish()
         if ring.kick_wanted():
@@ -261,14 +261,14 @@ def test_no_kick_is_lost(features: int, turns: list[int], batches: list[int],
         while ring.take_used() is not None:
             pass
     race.steps(500)
-    assert race.queue.seen == ring.available_index
+    assert race.queue.seen == ring.kick_data
     while ring.take_used() is not None:
         pass
     assert not ring.outstanding
 
 
 @settings(max_examples=200)
-@given(st.sampled_from(COMBINATIONS), TURNS, st.integers(1, 40),
+@given(st.sampled_from(BOTH), TURNS, st.integers(1, 40),
        st.tuples(st.booleans(), st.booleans()), st.integers(0, 1000))
 @pytest.mark.virtio("DRV-SPL-EVT-04")
 def test_no_interrupt_is_lost(features: int, turns: list[int], rounds: int,
@@ -284,8 +284,8 @@ def test_no_interrupt_is_lost(features: int, turns: list[int], rounds: int,
         ring.suppress_interrupts(suppress)
         for number in range(rounds):
             for _ in range(number % 3 + 1):
-                if ring.free_descriptors:
-                    ring.add([(0x1000, 60)], [], number)
+                if ring.free_descriptors >= 2:
+                    ring.add([(0x1000, 60)] * (1 + number % 2), [], number)
             ring.publish()
             while ring.take_used() is not None:
                 pass
@@ -295,7 +295,7 @@ def test_no_interrupt_is_lost(features: int, turns: list[int], rounds: int,
             ring.suppress_interrupts(False)
             if not ring.has_used():
                 race.steps(100)
-                assert queue.used == ring.available_index
+                assert queue.used == ring.kick_data
                 assert len(interrupts) > seen, "the driver would sleep for ever"
             ring.suppress_interrupts(suppress)
     quiet(host)
