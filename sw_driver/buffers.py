@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from sw_driver.port import DmaMemory, HostPort
-from sw_driver.split_ring import Segment
+from sw_driver.ring import Segment
 
 __all__ = ["Buffer", "Shape", "make_buffer"]
 

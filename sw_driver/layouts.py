@@ -13,11 +13,13 @@ __all__ = [
     "NET_DEPENDENCIES",
     "CommonConfig",
     "ConfigType",
+    "Control",
     "DescriptorFlag",
     "Feature",
     "Field",
     "NetConfig",
     "NetHeader",
+    "PackedLayout",
     "SplitLayout",
     "Status",
     "field_names",
@@ -219,14 +221,46 @@ class SplitLayout:
         return Field(cls.ENTRIES + cls.USED_ENTRY * size, 2)
 
 
+class PackedLayout:
+    """A descriptor of a packed ring, and the event suppression structures beside it."""
+
+    ADDRESS = Field(0, 8)
+    LENGTH = Field(8, 4)
+    ID = Field(12, 2)
+    FLAGS = Field(14, 2)
+
+    EVENT_PLACE = Field(0, 2)
+    """Place in the ring, and the wrap counter in bit 15."""
+    EVENT_FLAGS = Field(2, 2)
+    EVENT_BYTES: ClassVar[int] = 4
+    ENABLE: ClassVar[int] = 0
+    DISABLE: ClassVar[int] = 1
+    AT_DESCRIPTOR: ClassVar[int] = 2
+    """With EVENT_IDX: when the descriptor at the place is reached."""
+
+
 class DescriptorFlag:
-    """Flags of split rings."""
+    """Flags of descriptors, and of the rings of split queues."""
 
     NEXT = 1
     WRITE = 2
     INDIRECT = 4
+    AVAIL = 1 << 7  # of packed rings, as is the next one
+    USED = 1 << 15
     AVAIL_NO_INTERRUPT = 1
     USED_NO_NOTIFY = 1
+
+
+class Control:
+    """Commands of the control queue, and what they are answered with."""
+
+    MQ = 4  # a class
+    MQ_PAIRS_SET = 0
+    MQ_PAIRS_MIN = 1
+    MQ_PAIRS_MAX = 0x8000
+
+    OK = 0
+    ERR = 1
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 from sw_driver.layouts import CommonConfig, ConfigType, Feature, Field, Status
 from sw_driver.pci import PciFunction
 from sw_driver.pci_layouts import Capability
-from sw_driver.split_ring import SplitRing
+from sw_driver.ring import Ring
 
 __all__ = ["Region", "TransportError", "VirtioPci", "accept_features"]
 
@@ -61,7 +61,7 @@ class VirtioPci:
         self.features = 0
         """Features accepted, as a mask."""
         self._notify_offsets: dict[int, int] = {}
-        self._rings: dict[int, SplitRing[Any]] = {}
+        self._rings: dict[int, Ring[Any]] = {}
 
     @property
     def device_type(self) -> int:
@@ -285,7 +285,7 @@ class VirtioPci:
             raise TransportError(f"queue {queue} is enabled already")
         return await self.get(CommonConfig.QUEUE_SIZE)
 
-    async def set_up_queue(self, queue: int, ring: SplitRing[Any], *,
+    async def set_up_queue(self, queue: int, ring: Ring[Any], *,
                            vector: int = CommonConfig.NO_VECTOR) -> None:
         """Tell the device all about a queue, but do not enable it."""
         await self.put(CommonConfig.QUEUE_SELECT, queue)
@@ -293,9 +293,9 @@ class VirtioPci:
         await self.put(CommonConfig.QUEUE_MSIX_VECTOR, vector)
         if await self.get(CommonConfig.QUEUE_MSIX_VECTOR) != vector:
             raise TransportError(f"queue {queue} did not take vector {vector}")
-        await self.put(CommonConfig.QUEUE_DESC, ring.descriptors.address)
-        await self.put(CommonConfig.QUEUE_DRIVER, ring.available.address)
-        await self.put(CommonConfig.QUEUE_DEVICE, ring.used.address)
+        for register, area in zip((CommonConfig.QUEUE_DESC, CommonConfig.QUEUE_DRIVER,
+                                   CommonConfig.QUEUE_DEVICE), ring.areas, strict=True):
+            await self.put(register, area.address)
         self._notify_offsets[queue] = (await self.get(CommonConfig.QUEUE_NOTIFY_OFF)
                                        * self.notify_multiplier)
         self._rings[queue] = ring
@@ -333,8 +333,8 @@ class VirtioPci:
         return self._address(self._within(ConfigType.NOTIFY, offset, self.notify_bytes), offset)
 
     async def notify(self, queue: int) -> None:
-        """Kick a queue. With NOTIFICATION_DATA the device is told the available index as well."""
+        """Kick a queue. With NOTIFICATION_DATA the device is told how far its ring goes as well."""
         value = queue
         if self.has(Feature.NOTIFICATION_DATA):
-            value |= self._rings[queue].available_index << 16
+            value |= self._rings[queue].kick_data << 16
         await self.write(ConfigType.NOTIFY, self._notify_offsets[queue], self.notify_bytes, value)

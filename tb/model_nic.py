@@ -7,79 +7,47 @@ that a driver must not do. It is no reference for the card's timing.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 from tb.interrupts import InterruptController
 from tb.memory import HostMemory
+from tb.model_rings import IN_ORDER, ModelQueue, ModelRing, PackedSide, Places, SplitSide
 
-__all__ = ["ModelNic", "ModelQueue"]
+__all__ = ["ModelNic"]
 
 _BARS = {0: (0x1000, 0x0), 2: (0x4000, 0xC), 4: (0x8000, 0x4)}  # size, low bits of the register
 _COMMON, _ISR, _DEVICE = (4, 0x1040), (0, 0x803), (4, 0x3100)
 _NOTIFY, _NOTIFY_WIDE = (2, 0x2002), (2, 0x2004)  # where 16, and where 32 bits are written
-_EVENT_IDX, _IN_ORDER, _NOTIFICATION_DATA = 29, 35, 38
+_NOTIFY_BYTES = 0x400
+_MRG_RXBUF, _CTRL_VQ, _MQ = 15, 17, 22
+_RING_PACKED, _NOTIFICATION_DATA, _RING_RESET = 34, 38, 40
 _TABLE, _PENDING = (2, 0x0800), (0, 0x100)
 _COMMON_SIZES = {0: 4, 4: 4, 8: 4, 12: 4, 16: 2, 18: 2, 20: 1, 21: 1, 22: 2, 24: 2, 26: 2, 28: 2,
                  30: 2, 32: 4, 36: 4, 40: 4, 44: 4, 48: 4, 52: 4, 56: 2, 58: 2, 60: 2, 62: 2}
 _READ_ONLY = (4, 18, 21, 30, 56, 60, 62)
 
 
-@dataclass
-class ModelQueue:
-    """Registers and positions of one queue."""
-
-    size: int
-    vector: int = 0xFFFF
-    enabled: bool = False
-    addresses: list[int] = field(default_factory=lambda: [0] * 6)
-    seen: int = 0
-    used: int = 0
-    no_notify: bool = False
-    known: int = 0
-    """Available index as the card knows it, if it only looks when it is kicked."""
-    asleep: bool = True
-    kicked: int = 0
-    """Available index at the last kick."""
-    told: int = 0
-    """Used index when the driver's wish was last looked at."""
-    taken: list[int] = field(default_factory=list)
-    """Heads in the order in which they were taken, until they are given back."""
-    next_descriptor: int = 0
-    """Where the next chain must begin, if descriptors are used in ring order."""
-
-    def address(self, which: int) -> int:
-        """Address of the descriptors, the available ring or the used ring (0, 1, 2)."""
-        return self.addresses[2 * which] | self.addresses[2 * which + 1] << 32
-
-
-def _indices(old: int, new: int) -> list[int]:
-    """List the entries that a ring got when its index went from ``old`` to ``new``."""
-    found = []
-    while old != new:
-        found.append(old)
-        old = (old + 1) & 0xFFFF
-    return found
-
-
 class ModelNic:
-    """One function with two queues.
+    """One function with some pairs of queues, and a control queue if it offers one.
 
     Parameters
     ----------
     features
         Bits offered, as a mask.
+    pairs
+        Pairs of queues; with MQ alone more than one is of use.
     vectors
         Entries of the MSI-X table.
     notify_multiplier
         0 puts both doorbells at one address. None: the smallest that there may be.
     first_index
-        What all indices start with (on a real card 0).
+        What all indices of split rings start with (on a real card 0).
     """
 
     def __init__(self, memory: HostMemory, interrupts: InterruptController, *, features: int,
                  vectors: int = 3, queue_size: int = 64, notify_multiplier: int | None = None,
-                 first_index: int = 0, now: Callable[[], int] = lambda: 0) -> None:
+                 first_index: int = 0, pairs: int = 1,
+                 now: Callable[[], int] = lambda: 0) -> None:
         self.memory = memory
         self.interrupts = interrupts
         self.offered = features
@@ -90,21 +58,31 @@ class ModelNic:
             4 if wide else 2)
         self.notify_place = _NOTIFY_WIDE if wide else _NOTIFY
         self.first_index = first_index
+        self.max_pairs = pairs
         self.now = now
         self.net_config = bytearray(28)
         self.complaints: list[str] = []
         self.sent: list[bytes] = []
+        self.sent_in: list[int] = []
+        """The pair of queues that each frame came in."""
+        self.commands: list[bytes] = []
+        self.refuse_commands = False
+        self.deaf = False
+        """Leave commands where they are."""
         self.kicks = 0
         self.doorbells: list[tuple[int, int]] = []
         """Bytes and value of each kick."""
         self.kicks_only = False
         """Look at an available ring when kicked, and once more before going to sleep: not else."""
         self.close_batches = False
-        """With IN_ORDER, use one used entry for all frames that are sent together."""
+        """With IN_ORDER, use one used entry for all frames that are sent together.
+
+        And for all buffers of a frame that is received.
+        """
         self.refuse_features = False
         self.change_config_once: Callable[[], None] | None = None
         self.reset_reads = 0
-        """So often device_status still reads non-zero after a reset."""
+        """So often device_status, or queue_reset, still reads non-zero after a reset."""
         self._isr = 0
         self._generation = 0
         self._old_status = 0
@@ -156,7 +134,7 @@ class ModelNic:
         ]
         # There is no room for all in 256 bytes with the Express structure whole: it is cut short.
         capabilities[5] = (0xA0, capabilities[5][1][:0x14])
-        capabilities += [(0xB4, self._virtio_cap(2, *self.notify_place, 0x10,
+        capabilities += [(0xB4, self._virtio_cap(2, *self.notify_place, _NOTIFY_BYTES,
                                                  struct.pack("<I", self.notify_multiplier))),
                          (0xC8, self._virtio_cap(3, *_ISR, 1))]
         config[0x34] = capabilities[0][0]
@@ -256,7 +234,8 @@ class ModelNic:
     def _write(self, bar: int, offset: int, size: int, value: int) -> None:
         if bar == _COMMON[0] and _COMMON[1] <= offset < _COMMON[1] + 64:
             self._write_common(offset - _COMMON[1], size, value)
-        elif bar == self.notify_place[0] and 0 <= offset - self.notify_place[1] < 0x10:
+        elif bar == self.notify_place[0] and (
+                0 <= offset - self.notify_place[1] < _NOTIFY_BYTES):
             self._kick(offset - self.notify_place[1], size, value)
         elif bar == _TABLE[0] and _TABLE[1] <= offset < _TABLE[1] + 16 * self.vectors:
             vector, place = divmod(offset - _TABLE[1], 16)
@@ -275,25 +254,39 @@ class ModelNic:
     def _reset_device(self) -> None:
         self.status = 0
         self.accepted = 0
-        first = self.first_index
-        self.queues = [ModelQueue(self.queue_size_max, seen=first, used=first, known=first,
-                                  kicked=first, told=first) for _ in range(2)]
+        count = 2 * self.max_pairs + (self.offered >> _CTRL_VQ & 1)
+        self.queues = [ModelQueue(self.queue_size_max) for _ in range(count)]
+        self.pairs = 1
+        self._held: dict[int, list[tuple[int, Places]]] = {}
         self._isr = 0
         self._generation = 0
         self._select = [0, 0, 0]  # device features, driver features, queue
         self._config_vector = 0xFFFF
 
     @property
-    def _queue(self) -> ModelQueue:
-        return self.queues[self._select[2]]
+    def rings(self) -> ModelRing:
+        """What is done with rings, by what was agreed on."""
+        return PackedSide(self) if self.accepts(_RING_PACKED) else SplitSide(self)
+
+    @property
+    def control(self) -> int | None:
+        """Number of the control queue."""
+        if not self.accepts(_CTRL_VQ):
+            return None
+        return 2 * self.max_pairs if self.accepts(_MQ) else 2
+
+    def enable(self, queue: ModelQueue) -> None:
+        """Let a queue begin."""
+        queue.enabled = True
+        queue.start(0x8000 if self.accepts(_RING_PACKED) else self.first_index)
 
     def _read_common(self, at: int, size: int) -> int:
         if _COMMON_SIZES.get(at) != size:
             self.complaints.append(f"a read of {size} bytes at {at} of the common configuration")
             return 0
-        if at == 20 and self.reset_reads:
+        if at in (20, 58) and self.reset_reads:
             self.reset_reads -= 1
-            return self._old_status
+            return self._old_status if at == 20 else 1
         exists = self._select[2] < len(self.queues)
         queue = self.queues[self._select[2] if exists else 0]
         values: dict[int, int] = {
@@ -301,7 +294,8 @@ class ModelNic:
             8: self._select[1], 12: self.accepted >> 32 * self._select[1] & 0xFFFF_FFFF,
             16: self._config_vector, 18: len(self.queues), 20: self.status, 21: self._generation,
             22: self._select[2], 24: queue.size if exists else 0, 26: queue.vector,
-            28: int(queue.enabled), 30: 3 * self._select[2] if self.notify_multiplier else 0}
+            28: int(queue.enabled), 30: 3 * self._select[2] if self.notify_multiplier else 0,
+            58: 0}
         values |= {32 + 4 * index: word for index, word in enumerate(queue.addresses)}
         return values.get(at, 0)
 
@@ -323,23 +317,37 @@ class ModelNic:
             self._write_queue(at, value)
 
     def _write_queue(self, at: int, value: int) -> None:
-        if self._queue.enabled:
+        if self._select[2] >= len(self.queues):
+            self.complaints.append(f"a write at {at} of queue {self._select[2]}")
+            return
+        queue = self.queues[self._select[2]]
+        if at == 58:
+            self._reset_queue(queue, value)
+        elif queue.enabled:
             self.complaints.append(f"a write at {at} of an enabled queue")
         elif at == 24:
-            if not value or value & (value - 1) or value > self.queue_size_max:
+            if not self.rings.good_size(value) or value > self.queue_size_max:
                 self.complaints.append(f"queue size {value}")
-            self._queue.size = value
+            queue.size = value
         elif at == 26:
-            self._queue.vector = value if value < self.vectors else 0xFFFF
+            queue.vector = value if value < self.vectors else 0xFFFF
         elif at == 28:
-            if value != 1 or not self.status & 8 or self.status & 4:
+            late = bool(self.status & 4) and not queue.was_reset
+            if value != 1 or not self.status & 8 or late:
                 self.complaints.append(f"queue_enable = {value} with status {self.status:#x}")
-            for which, align in enumerate((16, 2, 4)):
-                if self._queue.address(which) % align or not self._queue.address(which):
-                    self.complaints.append(f"ring {which} at {self._queue.address(which):#x}")
-            self._queue.enabled = True
+            for which, align in enumerate(self.rings.alignments):
+                if queue.address(which) % align or not queue.address(which):
+                    self.complaints.append(f"ring {which} at {queue.address(which):#x}")
+            self.enable(queue)
         else:
-            self._queue.addresses[(at - 32) // 4] = value
+            queue.addresses[(at - 32) // 4] = value
+
+    def _reset_queue(self, queue: ModelQueue, value: int) -> None:
+        number = self._select[2]
+        if value != 1 or not queue.enabled or not self.accepts(_RING_RESET):
+            self.complaints.append(f"queue_reset = {value} of queue {number}")
+        self.queues[number] = ModelQueue(self.queue_size_max, was_reset=True)
+        self._held.pop(number, None)
 
     def _write_status(self, value: int) -> None:
         if value == 0:
@@ -372,34 +380,24 @@ class ModelNic:
             return
         if not self.status & 4:
             self.complaints.append("a kick before DRIVER_OK")
-        queue = self.queues[number]
-        index = self._available_index(queue)
+        queue, rings = self.queues[number], self.rings
+        if not queue.enabled:
+            self.complaints.append(f"a kick of queue {number}, which is not enabled")
+            return
+        index = rings.index(queue)
         if wide and told != index:
             self.complaints.append(f"a kick tells index {told}, which is {index}")
-        if self.accepts(_EVENT_IDX):
-            fresh = _indices(queue.kicked, index)
-            if self._event(queue) not in fresh:
-                self.complaints.append(f"a kick for {fresh}, wanted for {self._event(queue)}")
-        elif queue.no_notify:
-            self.complaints.append("a kick where none was wanted")
-        queue.kicked = queue.known = index
-        queue.asleep = False
+        if not rings.may_kick(queue, index):
+            self.complaints.append(f"a kick for {queue.kicked} to {index} where none was wanted")
+        rings.kicked(queue, index)
 
-    def _available_index(self, queue: ModelQueue) -> int:
-        index, = struct.unpack("<H", self._fetch(queue.address(1) + 2, 2))
-        return int(index)
-
-    def _event(self, queue: ModelQueue) -> int:
-        """Give avail_event, which the card alone writes."""
-        region = self.memory.find(queue.address(2) + 4 + 8 * queue.size, 2)
-        assert region is not None
-        return int.from_bytes(region.read(4 + 8 * queue.size, 2), "little")
+    def index(self, number: int) -> int:
+        """Give the position up to which there are chains in a queue."""
+        return self.rings.index(self.queues[number])
 
     def arm(self, number: int) -> None:
         """Ask for a kick for the entry that the card would take next."""
-        queue = self.queues[number]
-        if self.accepts(_EVENT_IDX):
-            self._store(queue.address(2) + 4 + 8 * queue.size, struct.pack("<H", queue.seen))
+        self.rings.ask(self.queues[number], True)
 
     def available(self, number: int) -> int:
         """Chains that wait in a queue."""
@@ -407,81 +405,38 @@ class ModelNic:
         if not queue.enabled or not self.status & 4 or self.status & 64:
             return 0
         if not self.kicks_only:
-            if self._available_index(queue) == queue.seen and not queue.no_notify:
+            if self.index(number) == queue.seen and not queue.no_notify:
                 self.arm(number)
-            queue.known = self._available_index(queue)
+            queue.known = self.index(number)
         elif queue.known == queue.seen and not queue.asleep:
             self.arm(number)
-            queue.known = self._available_index(queue)
+            queue.known = self.index(number)
             queue.asleep = queue.known == queue.seen
-        count = (queue.known - queue.seen) & 0xFFFF
-        if count > queue.size:
-            self.complaints.append(f"available index {queue.known}, {queue.seen} seen")
-        return count
+        return self.rings.count(queue)
 
-    def take_chain(self, number: int) -> tuple[int, list[tuple[int, int]], list[tuple[int, int]]]:
-        """Take the next chain: its head, its readable and its writable segments."""
-        queue = self.queues[number]
-        head, = struct.unpack(
-            "<H", self._fetch(queue.address(1) + 4 + 2 * (queue.seen % queue.size), 2))
-        queue.seen = (queue.seen + 1) & 0xFFFF
-        queue.taken.append(head)
-        if self.accepts(_IN_ORDER) and head != queue.next_descriptor:
-            self.complaints.append(f"chain {head}, and the next descriptor in ring order is "
-                                   f"{queue.next_descriptor}")
-        readable: list[tuple[int, int]] = []
-        writable: list[tuple[int, int]] = []
-        at = head
-        while True:
-            address, length, flags, following = struct.unpack(
-                "<QIHH", self._fetch(queue.address(0) + 16 * at, 16))
-            if flags & 2:
-                writable.append((address, length))
-            else:
-                readable.append((address, length))
-                if writable:
-                    self.complaints.append("a readable descriptor after a writable one")
-            if len(readable) + len(writable) > queue.size:
-                self.complaints.append("a chain that does not end")
-                break
-            if self.accepts(_IN_ORDER):
-                queue.next_descriptor = (at + 1) % queue.size
-                if flags & 1 and following != queue.next_descriptor:
-                    self.complaints.append(f"descriptor {at} goes on with {following}")
-            if not flags & 1:
-                break
-            at = following
-        return head, readable, writable
+    def take_chain(self, number: int) -> tuple[int, Places, Places]:
+        """Take the next chain: its head or id, its readable and its writable segments."""
+        chain = self.rings.take(self.queues[number])
+        return chain.number, chain.readable, chain.writable
 
     def put_used(self, number: int, head: int, written: int) -> None:
         """Give a chain back, and raise the queue's interrupt if the driver wants it.
 
         With IN_ORDER all chains that were taken before it are given back as well.
         """
-        self.write_used(number, head, written)
+        self.write_used(number, [(head, written)])
         self.raise_used(number)
 
-    def write_used(self, number: int, head: int, written: int) -> None:
-        """Write the entry and the index of a chain that is given back."""
-        queue = self.queues[number]
-        base = queue.address(2)
-        self._store(base + 4 + 8 * (queue.used % queue.size), struct.pack("<II", head, written))
-        count = queue.taken.index(head) + 1 if self.accepts(_IN_ORDER) else 1
-        del queue.taken[:count]
-        queue.used = (queue.used + count) & 0xFFFF
-        self._store(base + 2, struct.pack("<H", queue.used))
+    def write_used(self, number: int, used: Sequence[tuple[int, int]]) -> None:
+        """Give chains back, with the bytes written to each; the driver sees all at once."""
+        self.rings.give_back(self.queues[number], used)
 
     def raise_used(self, number: int) -> None:
         """Raise the queue's interrupt if the driver wants it for what was given back."""
         queue = self.queues[number]
-        flags, = struct.unpack("<H", self._fetch(queue.address(1), 2))
-        if flags > (0 if self.accepts(_EVENT_IDX) else 1):
-            self.complaints.append(f"available flags {flags:#x}")
-        wanted = not flags & 1
-        if self.accepts(_EVENT_IDX):
-            event, = struct.unpack(
-                "<H", self._fetch(queue.address(1) + 4 + 2 * queue.size, 2))
-            wanted = event in _indices(queue.told, queue.used)
+        wish = self.rings.wish(queue)
+        wanted = wish if isinstance(wish, bool) else (
+            wish in self.rings.between(queue, queue.told, queue.used))
         queue.told = queue.used
         if wanted:
             self._isr |= 1
@@ -489,45 +444,96 @@ class ModelNic:
 
     def set_no_notify(self, number: int, no_notify: bool) -> None:
         """Tell the driver whether to kick."""
-        queue = self.queues[number]
-        queue.no_notify = no_notify
-        if not self.accepts(_EVENT_IDX):
-            self._store(queue.address(2), struct.pack("<H", int(no_notify)))
-        elif no_notify:  # an entry that the card has seen already
-            self._store(queue.address(2) + 4 + 8 * queue.size,
-                        struct.pack("<H", (queue.seen - 1) & 0xFFFF))
-        else:
-            self.arm(number)
+        self.rings.ask(self.queues[number], not no_notify)
 
     def step(self) -> None:
-        """Send everything that waits."""
-        while count := self.available(1):
+        """Send everything that waits, then do what the control queue says."""
+        for pair in range(self.max_pairs):
+            if 2 * pair + 1 != self.control:
+                self._send(pair)
+        if self.control is not None and not self.deaf:
+            while self.available(self.control):
+                self._obey(self.control)
+
+    def _send(self, pair: int) -> None:
+        number = 2 * pair + 1
+        while count := self.available(number):
+            if pair >= self.pairs:
+                self.complaints.append(f"frames in pair {pair} of {self.pairs}")
             for left in reversed(range(count)):
-                head, readable, writable = self.take_chain(1)
-                data = b"".join(self._fetch(*segment) for segment in readable)
+                head, readable, writable = self.take_chain(number)
+                data = b"".join(self.fetch(*segment) for segment in readable)
                 if writable or len(data) <= 12 or any(data[:12]):
                     self.complaints.append(f"a frame with header {data[:12].hex()}")
                 self.sent.append(data[12:])
-                if not (left and self.close_batches and self.accepts(_IN_ORDER)):
-                    self.put_used(1, head, 0)
+                self.sent_in.append(pair)
+                if not (left and self.close_batches and self.accepts(IN_ORDER)):
+                    self.put_used(number, head, 0)
 
-    def deliver(self, frame: bytes) -> bool:
-        """Receive a frame; False when there is no buffer (or none long enough)."""
-        if not self.available(0):
+    def _obey(self, number: int) -> None:
+        """Do a command of the control queue."""
+        head, readable, writable = self.take_chain(number)
+        said = b"".join(self.fetch(*segment) for segment in readable)
+        self.commands.append(said)
+        if not writable:
+            self.complaints.append("a command without room for an answer")
+            self.put_used(number, head, 0)
+            return
+        good = not self.refuse_commands
+        if said[:2] == b"\4\0":
+            pairs = int.from_bytes(said[2:], "little")
+            if len(said) != 4 or not 1 <= pairs <= self.max_pairs or not self.accepts(_MQ):
+                self.complaints.append(f"the command {said.hex()}")
+                good = False
+            for queue in range(2 * pairs if good else 0):
+                if not self.queues[queue].enabled:
+                    self.complaints.append(f"{pairs} pairs, and queue {queue} is not enabled")
+                elif not queue % 2 and not self.available(queue):
+                    self.complaints.append(f"{pairs} pairs, and queue {queue} is empty")
+            if good:
+                self.pairs = pairs
+        else:
+            self.complaints.append(f"an unknown command {said.hex()}")
+            good = False
+        self.store(writable[0][0], bytes([not good]))
+        self.put_used(number, head, 1)
+
+    def deliver(self, frame: bytes, *, pair: int = 0) -> bool:
+        """Receive a frame; False when there is no buffer (or none long enough).
+
+        With MRG_RXBUF it takes as many buffers as it needs; what there is of them is kept for it.
+        """
+        number = 2 * pair
+        merge = self.accepts(_MRG_RXBUF)
+        held = self._held.setdefault(number, [])
+        size = 12 + len(frame)
+        while not held or (merge and sum(
+                length for _head, places in held for _at, length in places) < size):
+            if not self.available(number):
+                return False
+            head, readable, writable = self.take_chain(number)
+            if readable:
+                self.complaints.append("a readable receive buffer")
+            if merge and sum(length for _at, length in writable) < 12:
+                self.complaints.append("a receive buffer without room for the header")
+            held.append((head, writable))
+        buffers, self._held[number] = held, []
+        data = struct.pack("<10xH", len(buffers)) + frame
+        used = []
+        for head, places in buffers:
+            written = 0
+            for address, length in places:
+                if data:
+                    self.store(address, data[:length])
+                    written += min(length, len(data))
+                    data = data[length:]
+            used.append((head, written))
+        if data:
+            self.complaints.append(f"a receive buffer of {used[0][1]} bytes")
             return False
-        head, readable, writable = self.take_chain(0)
-        if readable:
-            self.complaints.append("a readable receive buffer")
-        data = struct.pack("<10xH", 1) + frame
-        at = 0
-        for address, length in writable:
-            if at < len(data):
-                self._store(address, data[at:at + length])
-            at += length
-        if at < len(data):
-            self.complaints.append(f"a receive buffer of {at} bytes")
-            return False
-        self.put_used(0, head, len(data))
+        self.write_used(number, used[-1:] if self.close_batches and self.accepts(IN_ORDER)
+                        else used)
+        self.raise_used(number)
         return True
 
     def break_down(self) -> None:
@@ -543,14 +549,16 @@ class ModelNic:
 
     # --- towards the host
 
-    def _fetch(self, address: int, size: int) -> bytes:
+    def fetch(self, address: int, size: int) -> bytes:
+        """Read memory of the host, where the card may."""
         region = self.memory.find(address, size)
         if region is None or not region.device_reads:
             self.complaints.append(f"{size} bytes at {address:#x} are not for reading")
             return bytes(size)
         return region.read(address - region.address, size)
 
-    def _store(self, address: int, data: bytes) -> None:
+    def store(self, address: int, data: bytes) -> None:
+        """Write memory of the host, where the card may."""
         region = self.memory.find(address, len(data))
         if region is None or not region.device_writes:
             self.complaints.append(f"{len(data)} bytes at {address:#x} are not for writing")

@@ -16,6 +16,7 @@ from sim.native.bring_up import NativeCard, open_card
 from sim.native.library import TLP
 from sw_driver.layouts import Feature
 from sw_driver.net import SUPPORTED, NetOptions, without
+from sw_driver.split_ring import SplitRing
 
 __all__ = ["FRAME_BYTES", "ROUND_TRIPS_NS", "latencies"]
 
@@ -142,7 +143,9 @@ def latencies(config: NicConfig, *, seed: int, spent: Spent) -> Iterator[dict[st
             _log_of(card)
             card.port.run(_receive(card, frame))
             log, frames = _log_of(card)
-            index = card.device.rings[_RECEIVE].used.address + _USED_INDEX
+            ring = card.device.rings[_RECEIVE]
+            assert isinstance(ring, SplitRing)
+            index = ring.used.address + _USED_INDEX
             writes = (log["channel"] == _RQ) & (log["kind"] == RequestKind.MEM_WRITE.value)
             used = _cycle(log, writes & (log["address"] == index))
             came = int(frames["last_cycle"][0])

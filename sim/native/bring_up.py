@@ -15,6 +15,7 @@ from sim.native.wire import NativeWire
 from sw_driver.layouts import Feature
 from sw_driver.net import NetDevice, NetOptions
 from sw_driver.pci import PciFunction, scan
+from sw_driver.split_ring import SplitRing
 
 __all__ = ["NativeCard", "open_card"]
 
@@ -36,6 +37,8 @@ class NativeCard:
               count: int | None = None) -> RingDriver:
         """Go on with a queue of the device without Python, by the features that it negotiated."""
         ring, virtio = self.device.rings[queue], self.device.virtio
+        if not isinstance(ring, SplitRing):
+            raise ValueError(f"queue {queue} has no split ring")
         return self.engine.drive(
             available=ring.available.address, used=ring.used.address, size=ring.size,
             notify_address=virtio.notify_address(queue), notify_value=queue, batch=batch,

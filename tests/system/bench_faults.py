@@ -148,7 +148,9 @@ def mistakes(size: int, longest: int) -> list[Mistake]:
 def ring_of(card: Card, queue: int) -> SplitRing[Any]:
     """Give the ring that the driver uses."""
     device = card.device
-    return (device._receive if queue == RECEIVE else device._transmit)[0].ring
+    ring = (device._receive if queue == RECEIVE else device._transmit)[0].ring
+    assert isinstance(ring, SplitRing)
+    return ring
 
 
 async def make_mistake(card: Card, mistake: Mistake) -> None:

@@ -18,6 +18,7 @@ import cocotb
 from sim.bring_up import Card, bring_up, given_config
 from sw_driver.layouts import Feature
 from sw_driver.net import SUPPORTED, NetOptions, without
+from sw_driver.split_ring import SplitRing
 from tb.root_complex import RootComplexOptions
 from tests.system.traffic import make_frame, settle
 
@@ -84,6 +85,7 @@ async def kick_of_receive(dut: Any) -> None:
     card = await card_of(dut, receive_buffers=2 * REFILL, refill_batch=REFILL)
     device = card.device
     ring = device._receive[0].ring
+    assert isinstance(ring, SplitRing)
     frames = [make_frame(number, 60) for number in range(2 * REFILL)]
 
     async def use_up() -> None:

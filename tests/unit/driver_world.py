@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from itertools import combinations
 from typing import Any
 
 from sw_driver.layouts import Feature
 from sw_driver.net import SUPPORTED, NetDevice, NetOptions
+from sw_driver.packed_ring import PackedRing
 from sw_driver.pci import scan
+from sw_driver.port import HostPort
+from sw_driver.ring import Ring
 from sw_driver.split_ring import SplitRing
 from tb.model_host import ModelHost, run
 
-OFFERED = sum(1 << bit for bit in SUPPORTED)
+WHOLE = sum(1 << bit for bit in SUPPORTED)
+"""All that the driver can use."""
+PACKED, INDIRECT, MERGED, CONTROL, PAIRS = (1 << bit for bit in (
+    Feature.RING_PACKED, Feature.INDIRECT_DESC, Feature.MRG_RXBUF, Feature.CTRL_VQ, Feature.MQ))
+OFFERED = WHOLE & ~(PACKED | INDIRECT | MERGED | CONTROL | PAIRS)
+"""The same without what changes the shape of rings and frames, or the number of queues."""
 RING_FEATURES = (Feature.EVENT_IDX, Feature.NOTIFICATION_DATA, Feature.IN_ORDER)
 """What changes how the rings are used."""
 PLAIN = OFFERED & ~sum(1 << bit for bit in RING_FEATURES)
@@ -24,9 +33,9 @@ LATE_INDEX = 65530
 MAC = bytes.fromhex("02524e470007")
 
 
-def machine(*, features: int = OFFERED, **card: Any) -> ModelHost:
-    host = ModelHost(features=features, **card)
-    host.card.net_config[:17] = struct.pack("<6sHHHIB", MAC, 1, 1, 1500, 100_000, 1)
+def machine(*, features: int = OFFERED, pairs: int = 1, **card: Any) -> ModelHost:
+    host = ModelHost(features=features, pairs=pairs, **card)
+    host.card.net_config[:17] = struct.pack("<6sHHHIB", MAC, 1, pairs, 1500, 100_000, 1)
     return host
 
 
@@ -61,14 +70,28 @@ class LateRing(SplitRing[Any]):
         start_late(self)
 
 
+def make_ring(port: HostPort, size: int, *, features: int = 0, late: bool = False,
+              shuffle: random.Random | None = None, indirect: int | None = None,
+              direct_first: int = 0) -> Ring[Any]:
+    """Give a ring as was agreed on; a split one may begin late."""
+    event_idx, in_order = bool(features & EVENT_IDX), bool(features & IN_ORDER)
+    if features & PACKED:
+        return PackedRing(port, size, event_idx=event_idx, in_order=in_order, shuffle=shuffle,
+                          indirect=indirect)
+    return (LateRing if late else SplitRing)(
+        port, size, event_idx=event_idx, in_order=in_order, indirect=indirect,
+        direct_first=direct_first, shuffle=None if in_order else shuffle)
+
+
 def quiet(host: ModelHost) -> None:
     assert host.card.complaints == []
 
 
-def attach(host: ModelHost, ring: SplitRing[Any], *, features: int = 0) -> None:
+def attach(host: ModelHost, ring: Ring[Any], *, features: int = 0) -> None:
     """Give a ring to the card's first queue, without a driver around it."""
     queue = host.card.queues[0]
-    queue.size, queue.enabled = ring.size, True
+    queue.size = ring.size
     host.card.status, host.card.accepted = 15, features
-    for which, area in enumerate((ring.descriptors, ring.available, ring.used)):
+    host.card.enable(queue)
+    for which, area in enumerate(ring.areas):
         queue.addresses[2 * which:2 * which + 2] = [area.address & 0xFFFF_FFFF, area.address >> 32]

@@ -15,23 +15,26 @@ from sw_driver.layouts import ConfigType, Feature, NetConfig, Status
 from sw_driver.net import DeviceNeedsReset, NetDevice
 from sw_driver.pci import PciError, scan
 from sw_driver.pci_layouts import Power
-from sw_driver.split_ring import RingError, RingFull, SplitRing
+from sw_driver.ring import RingError
+from sw_driver.split_ring import SplitRing
 from sw_driver.virtio_pci import TransportError, VirtioPci, accept_features
 from tb.model_host import run
 from tests.unit.driver_world import (
     COMBINATIONS,
+    CONTROL,
     EVENT_IDX,
     IN_ORDER,
+    INDIRECT,
     LATE_INDEX,
     MAC,
+    MERGED,
     OFFERED,
+    PACKED,
     PLAIN,
     LateRing,
-    attach,
     machine,
     opened,
     quiet,
-    start_late,
 )
 
 # --- PCI
@@ -134,7 +137,7 @@ def test_open(through_config: bool, features: int) -> None:
                     "DRV-CORE-FEAT-08", "DRV-CORE-RSVD-01", "DRV-CORE-RSVD-03",
                     "DRV-CORE-RSVD-07")
 def test_unknown_features_are_left_alone() -> None:
-    host = machine(features=OFFERED | 1 << 24 | 1 << 90 | 1 << 127 | 1 << Feature.MQ)
+    host = machine(features=OFFERED | 1 << 24 | 1 << 90 | 1 << 127 | 1 << Feature.RSS)
     device = opened(host)
     assert host.card.accepted == device.virtio.features == OFFERED
     quiet(host)
@@ -232,26 +235,39 @@ def shapes() -> st.SearchStrategy[Shape]:
                      offsets=st.sampled_from([(0, 0), (0, 63), (61, 61)]))
 
 
-@settings(max_examples=80)
+MORE = [PACKED, INDIRECT, MERGED, CONTROL]
+
+
+@settings(max_examples=120)
 @given(st.sampled_from([4, 16, 64]), st.tuples(shapes(), shapes()), st.tuples(*[st.booleans()] * 3),
-       st.tuples(st.sampled_from(COMBINATIONS), *[st.booleans()] * 3), st.integers(0, 1000))
+       st.tuples(st.sampled_from(COMBINATIONS), st.sets(st.sampled_from(MORE)),
+                 *[st.booleans()] * 3), st.integers(0, 1000))
 @pytest.mark.virtio("DRV-SPL-RING-01", "DRV-SPL-RING-06", "DRV-NET-TX-01", "DRV-NET-TX-02",
                     "DRV-NET-TX-03", "DRV-NET-TX-29", "DRV-NET-TX-40", "DRV-NET-RXB-02",
                     "DRV-PCI-KICK-01", "DRV-PCI-KICK-02", "DRV-PCI-KICK-03", "DRV-PCI-KICK-04",
                     "DRV-SPL-EVT-01", "DRV-SPL-EVT-03", "DRV-SPL-EVT-09", "DRV-SPL-EVT-11",
-                    "DRV-SPL-RING-05")
+                    "DRV-SPL-RING-05", "DRV-NET-RXB-03", "DRV-NET-CFG-08", "DRV-CORE-RSVD-06",
+                    "DRV-SPL-IND-01", "DRV-PKT-IND-01", "DRV-PKT-RING-04")
 def test_frames_both_ways(size: int, ways: tuple[Shape, Shape],
                           switches: tuple[bool, bool, bool],
-                          card: tuple[int, bool, bool, bool], seed: int) -> None:
-    """With any features; the card may look at a ring only when kicked, or close batches."""
+                          card: tuple[int, set[int], bool, bool, bool], seed: int) -> None:
+    """With any features; the card may look at a ring only when kicked, or close batches.
+
+    Where buffers are merged, they are so small that the largest frame takes all of them.
+    """
     (transmit, receive), (interrupts, suppress, shuffle) = ways, switches
-    features, kicks_only, close_batches, late = card
+    features, more, kicks_only, close_batches, late = card
+    features |= sum(more)
     rng = random.Random(seed)
+    size -= bool(features & PACKED)
+    buffers = size if features & INDIRECT else size // min(size, receive.segments[1])
     host = machine(features=features, first_index=LATE_INDEX if late else 0)
     host.card.kicks_only, host.card.close_batches = kicks_only, close_batches
     with patch("sw_driver.net.SplitRing", LateRing if late else SplitRing):
         device = opened(host, queue_size=size, transmit_shape=transmit, receive_shape=receive,
-                        interrupts=interrupts, suppress=suppress, shuffle=shuffle, seed=seed)
+                        interrupts=interrupts, suppress=suppress, shuffle=shuffle, seed=seed,
+                        receive_bytes=-(-1544 // buffers) if features & MERGED else None)
+    assert device.virtio.features == features & ~(IN_ORDER if shuffle else 0)
     frames = [rng.randbytes(rng.choice([1, 14, 60, 61, 1514, 1518])) for _ in range(3 * size)]
     run(device.send_many(frames, batch=rng.choice([1, 5, 32])))
     run(device.drain())
@@ -442,64 +458,6 @@ def test_a_chain_that_was_not_published_cannot_be_used() -> None:
     ring.used.write(2, struct.pack("<H", 1))
     with pytest.raises(RingError, match="1 chains used, 0 given"):
         ring.take_used()
-
-
-@settings(max_examples=60)
-@given(st.sampled_from([1, 2, 4, 8, 32]), st.integers(0, 10_000), st.booleans(),
-       st.booleans())
-@pytest.mark.virtio("DRV-SPL-RING-02", "DRV-SPL-RING-06", "DRV-SPL-RING-07")
-def test_a_ring_over_many_wraps(size: int, seed: int, shuffle: bool,
-                                in_order: bool) -> None:
-    """Chains of any length, used in any order, past the wrap of the ring and of the index.
-
-    In order, now and then a used entry closes a batch of chains that are only read.
-    """
-    rng = random.Random(seed)
-    host = machine(first_index=LATE_INDEX)
-    ring: SplitRing[int] = SplitRing(host, size, shuffle=rng if shuffle and not in_order else None,
-                                     in_order=in_order)
-    start_late(ring)
-    attach(host, ring, features=IN_ORDER if in_order else 0)
-    given: dict[int, tuple[list[tuple[int, int]], list[tuple[int, int]]]] = {}
-    held: list[tuple[int, int]] = []
-    token = 0
-    taken = 0
-    for _ in range(200):
-        readable = [(rng.randrange(1 << 60), rng.randrange(1, 5000))
-                    for _ in range(rng.randrange(4))]
-        writable = [(rng.randrange(1 << 60), rng.randrange(1, 5000))
-                    for _ in range(rng.randrange(0 if readable else 1, 4))]
-        try:
-            ring.add(readable, writable, token)
-            given[token] = readable, writable
-            token += 1
-        except RingFull:
-            assert len(readable) + len(writable) > ring.free_descriptors
-        if rng.random() < 0.6:
-            ring.publish()
-        while host.card.available(0) and rng.random() < 0.7:
-            head, seen_readable, seen_writable = host.card.take_chain(0)
-            assert (seen_readable, seen_writable) == given[taken]
-            held.append((head, taken))
-            taken += 1
-        if held and rng.random() < 0.7:
-            place = 0 if in_order else rng.randrange(len(held))
-            skipped = []
-            while in_order and not given[held[place][1]][1] and place + 1 < len(held) and (
-                    rng.random() < 0.7):
-                skipped.append(held.pop(place)[1])
-            head, number = held.pop(place)
-            room = sum(length for _address, length in given[number][1])
-            host.card.put_used(0, head, room)
-            for token_wanted, written in [*((each, 0) for each in skipped), (number, room)]:
-                used = ring.take_used()
-                assert used is not None
-                assert (used.token, used.written) == (token_wanted, written)
-            assert ring.take_used() is None
-        assert ring.free_descriptors == size - sum(
-            len(one) + len(two) for number, (one, two) in given.items()
-            if number in {chain.token for chain in ring._chains.values()})
-    quiet(host)
 
 
 def test_sizes_that_are_no_power_of_two() -> None:

@@ -14,11 +14,13 @@ from sw_driver import pci_layouts
 from sw_driver.layouts import (
     CommonConfig,
     ConfigType,
+    Control,
     DescriptorFlag,
     Feature,
     Field,
     NetConfig,
     NetHeader,
+    PackedLayout,
     SplitLayout,
     Status,
     field_names,
@@ -93,6 +95,20 @@ def ring_rows() -> Iterator[Row]:
                    f"({{ {made}; (char *)&vring_{name}(&r) - (char *)r.{ring}; }})", field.offset)
             yield (f"{name} of {size}, its size",
                    f"({{ struct vring r; sizeof(vring_{name}(&r)); }})", field.size)
+    for name, bit in (("AVAIL", DescriptorFlag.AVAIL), ("USED", DescriptorFlag.USED)):
+        yield name, f"1 << VRING_PACKED_DESC_F_{name}", bit
+    for name, value in (("ENABLE", PackedLayout.ENABLE), ("DISABLE", PackedLayout.DISABLE),
+                        ("DESC", PackedLayout.AT_DESCRIPTOR)):
+        yield f"event {name}", f"VRING_PACKED_EVENT_FLAG_{name}", value
+    for name, member, register in (
+            ("", "addr", PackedLayout.ADDRESS), ("", "len", PackedLayout.LENGTH),
+            ("", "id", PackedLayout.ID), ("", "flags", PackedLayout.FLAGS),
+            ("_event", "off_wrap", PackedLayout.EVENT_PLACE),
+            ("_event", "flags", PackedLayout.EVENT_FLAGS)):
+        whole = f"struct vring_packed_desc{name}"
+        yield f"packed{name} {member}", f"offsetof({whole}, {member})", register.offset
+        yield (f"packed{name} {member} size", f"sizeof((({whole} *)0)->{member})", register.size)
+    yield "event size", "sizeof(struct vring_packed_desc_event)", PackedLayout.EVENT_BYTES
     yield "used length", "offsetof(struct vring_used_elem, len)", 4
     yield "descriptor size", "sizeof(struct vring_desc)", 16
     for name, value in (("DESC", 16), ("AVAIL", 2), ("USED", 4)):
@@ -103,6 +119,11 @@ def header_rows() -> Iterator[Row]:
     for member in fields(NetHeader):
         at = NetHeader(**{member.name: 0xFF}).pack().index(0xFF)
         yield (f"header {member.name}", f"offsetof(struct virtio_net_hdr_v1, {member.name})", at)
+    for name, value in (("OK", Control.OK), ("ERR", Control.ERR), ("CTRL_MQ", Control.MQ),
+                        ("CTRL_MQ_VQ_PAIRS_SET", Control.MQ_PAIRS_SET),
+                        ("CTRL_MQ_VQ_PAIRS_MIN", Control.MQ_PAIRS_MIN),
+                        ("CTRL_MQ_VQ_PAIRS_MAX", Control.MQ_PAIRS_MAX)):
+        yield f"control {name}", f"VIRTIO_NET_{name}", value
     yield "header size", "sizeof(struct virtio_net_hdr_v1)", NetHeader.SIZE
     for name, value in vars(NetHeader).items():
         if name.startswith("FLAG_"):
