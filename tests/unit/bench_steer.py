@@ -164,7 +164,7 @@ async def flows_are_spread(dut: Any) -> None:
     await reset(dut)
     rng = bench.rng
     addresses, ports = rng.randbytes(8), rng.randbytes(4)
-    for pairs in sorted({1, 2, 5, MAX_PAIRS - 1, MAX_PAIRS} & set(range(1, MAX_PAIRS + 1))):
+    for pairs in sorted({2, 5, MAX_PAIRS} & set(range(1, MAX_PAIRS + 1))):
         await bench.tell(pairs)
         for what in range(4):
             counts = dict.fromkeys(range(0, 2 * pairs, 2), 0)
@@ -181,7 +181,7 @@ async def flows_are_spread(dut: Any) -> None:
                         near, far = bytearray(rng.randbytes(8)), bytearray(rng.randbytes(4))
                     case 3:
                         far[2:4] = (2 * number).to_bytes(2, "big")
-                sent.append(ipv4(rng, bytes(near), bytes(far)))
+                sent.append(ipv4(rng, bytes(near), bytes(far), size=42))
                 bench.send(sent[-1])
             for frame in sent:
                 counts[await bench.queue(frame)] += 1
