@@ -478,6 +478,35 @@ async def a_take_in_vain(dut: Any) -> None:
     assert len(w.delivered) == 1
 
 
+@cocotb.test
+async def a_frame_that_has_begun_is_finished(dut: Any) -> None:
+    """It gets further chains while its queue is being stopped; another one gets none."""
+    w = world(dut, True, 27)
+    queue, = await w.begin({number(0): 16})
+    w.consume = False
+    for _ in range(3):
+        queue.add([60], w.rng)
+    w.kick(queue)
+    await w.until(lambda: w.credit[queue.number] == 3)
+
+    def take(begun: int) -> None:
+        w.credit[queue.number] -= 1
+        w._expected_takes.append((queue.number, 0))
+        w.takes.send({"queue": queue.number, "bytes": 0, "begun": begun})
+
+    take(0)
+    await w.until(lambda: queue.taken or w.delivered)
+    queue.running = False
+    take(1)
+    take(0)
+    await w.until(lambda: w.none == 1 and len(w.delivered) == 2)
+    await w.stop(queue, reset=False)
+    w.consume = True
+    w.start(queue)
+    await w.settle()
+    assert len(w.delivered) == 3
+
+
 @cocotb.test(skip=SIZE_MAX < 1024)
 @cocotb.parametrize(kind=range(len(KINDS)))
 async def rate(dut: Any, kind: int) -> None:

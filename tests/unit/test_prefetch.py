@@ -37,7 +37,7 @@ def test_wide(direction: str, tests: str | None) -> None:
 
 @pytest.mark.parametrize(("simulator", "tests"), [
     # What is slow runs where it is fast.
-    ("icarus", "few_reads|failed_reads|light_traffic|positions|short_chains|in_vain"),
+    ("icarus", "few_reads|failed_reads|light_traffic|positions|short_chains|in_vain|has_begun"),
     ("verilator", "all_chains|each_fault")], indirect=["simulator"])
 def test_narrow(simulator: str, tests: str) -> None:
     dut, parameters = make(8, "transmit", 64, first_position=WRAP)
