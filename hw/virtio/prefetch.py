@@ -171,6 +171,7 @@ class Prefetch(wiring.Component):
         if not 0 <= first_position <= 0xFFFF:
             raise ValueError(f"first_position must be from 0 to 65535, not {first_position!r}")
         self.first_position = first_position
+        self.table_max = self.sizes.table_max
         self.lanes = lanes
         self.direction = direction
         self.max_chain_bytes = max_chain_bytes
