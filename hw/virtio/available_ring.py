@@ -115,10 +115,10 @@ class AvailableRing(wiring.Component):
 
     *Packed rings.* A look reads places of the ring itself, and its answer is what
     `DescriptorParser` reports of them. As long as each look finds all that it asks for, up to
-    `_AHEAD_MAX` are on their way, one behind the other. When one finds less, the others were in
-    vain: the next look begins where it ended, when they are back. For the rest it is as above, with
-    the device event suppression structure in place of NO_NOTIFY and avail_event; positions that are
-    told are plain kicks.
+    `_AHEAD_MAX` are on their way, one behind the other, less than a lap in all. When one finds
+    less, the others were in vain: the next look begins where it ended, when they are back. For the
+    rest it is as above, with the device event suppression structure in place of NO_NOTIFY and
+    avail_event; positions that are told are plain kicks.
 
     *Rooms.* An answer must never wait for another one. So an index is read only when there is
     room for its answer (`answers_max`), and likewise ring entries (`bursts_max`).
@@ -272,6 +272,10 @@ class AvailableRing(wiring.Component):
         first_run = Signal.like(run)           # places to look at where little is known
         run_ends = Signal(reset_less=True)     # the run ends with the ring; likewise the short one
         first_run_ends = Signal(reset_less=True)
+        # Places of a packed ring that a look ahead may ask for: up to where it was seen to be
+        # available one lap ago. Behind that it may still hold what is two laps old, which looks
+        # available.
+        slack = Signal(16, reset_less=True)
         order = Signal(4, reset_less=True)
 
         # DECIDE
@@ -295,7 +299,7 @@ class AvailableRing(wiring.Component):
         self._decide(m, event, chosen, after, requeue, state=state, alive=alive,
                      pending=pending, delta=delta, used=used, size=ring.size, count=count,
                      answer=answer, silent=silent, by_event=ring.modes.event_idx, packed=packed,
-                     ahead=ahead)
+                     ahead=ahead, roomy=slack >= BURST_MAX)
 
         # ISSUE
         read: Any = Signal(ReadRequestLayout(sizes.lanes, self._context.size), reset_less=True)
@@ -414,6 +418,8 @@ class AvailableRing(wiring.Component):
                     run.eq(Mux(behind >= BURST_MAX, BURST_MAX, behind[:5] + 1)),
                     run_ends.eq(behind < BURST_MAX),
                     first_run_ends.eq(behind < _FIRST_SLOTS),
+                    slack.eq(Mux(state.fetch[15] == state.known[15], ring.size, 0)
+                             + packed_place(state.known) - packed_place(state.fetch)),
                     order.eq(_log2(ring.size)),
                 ]
                 with m.If(event == _Event.STOP):
@@ -520,7 +526,7 @@ class AvailableRing(wiring.Component):
     def _decide(self, m: Module, event: Any, chosen: Any, after: Any, requeue: Signal, *,
                 state: Any, alive: Signal, pending: Signal, delta: Signal, used: Signal,
                 size: Value, count: Signal, answer: Any, silent: Signal, by_event: Value,
-                packed: Value, ahead: Signal) -> None:
+                packed: Value, ahead: Signal, roomy: Value) -> None:
         """Choose what is done about the event, and what the state becomes."""
         quiet = Signal()  # the driver does not kick
         new = Signal()
@@ -534,7 +540,8 @@ class AvailableRing(wiring.Component):
             new.eq(Mux(packed, answer.found != 0, delta != 0)),
             many.eq(Mux(packed, answer.found, delta) >= _BUSY_ENTRIES),
             total.eq(used + delta),
-            more.eq(packed & state.rich & (state.flight != 0) & (state.flight != _AHEAD_MAX)),
+            more.eq(packed & roomy & state.rich
+                    & (state.flight != 0) & (state.flight != _AHEAD_MAX)),
             rest.eq(Mux(state.flight == 0, 0, state.flight - 1)),  # 0: the index was told
             # More available than the ring has entries: also when the index went backwards.
             bad.eq(~packed & ((total > size) | (Value.cast(answer.error) != 0))),
@@ -602,7 +609,8 @@ class AvailableRing(wiring.Component):
             alive & (chosen != _Action.FAULT)
             & (((chosen == _Action.RING) & (pending != count)) | after.hush
                | (after.look & (after.flight == 0))
-               | (packed & after.rich & (after.flight != 0) & (after.flight != _AHEAD_MAX))))
+               | (packed & after.rich & (roomy | (event == _Event.INDEX))
+                  & (after.flight != 0) & (after.flight != _AHEAD_MAX))))
 
 
 def _log2(one_hot: Value) -> Value:

@@ -222,7 +222,8 @@ class DescriptorParser(wiring.Component):
                     | (check.place & raw.flags.next & (check.slots > check.top))
                     | (check.table & raw.flags.next & (check.room == 0))):
             m.d.comb += reason.eq(FaultReason.LOOP)
-        with m.Elif((raw.flags.indirect & (~points | raw.flags.next))
+        # A list of descriptors in a packed ring holds none that names a table.
+        with m.Elif((raw.flags.indirect & (~points | raw.flags.next | (check.place & ~check.head)))
                     | raw.flags.low.any() | raw.flags.high.any()
                     | (~check.packed & (raw.flags.available | raw.flags.used))):
             m.d.comb += reason.eq(FaultReason.BAD_FLAGS)

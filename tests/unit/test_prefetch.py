@@ -26,9 +26,13 @@ def make(lanes: int, direction: str, size_max: int,
 
 @pytest.mark.virtio("CORE-STAT-01", "CORE-VQR-01", "CORE-VQR-03", "SPL-RING-01", "SPL-RING-04",
                     "SPL-EVT-07", "SPL-EVT-08", "SPL-EVT-11", "SPL-RING-07", "SPL-RING-08",
-                    "SPL-EVT-09", "SPL-EVT-10", "IMP-CORE-NOTIF-01", "IMP-CORE-NOTIF-03")
+                    "SPL-EVT-09", "SPL-EVT-10", "IMP-CORE-NOTIF-01", "IMP-CORE-NOTIF-03",
+                    "SPL-IND-01", "SPL-IND-02", "IMP-SPL-IND-01", "PKT-RING-01", "PKT-RING-06",
+                    "PKT-RING-09", "PKT-RING-10", "IMP-PKT-WRAP-01", "IMP-PKT-WRAP-02",
+                    "IMP-PKT-WRAP-04", "IMP-PKT-RING-02", "IMP-PKT-IND-01", "IMP-PKT-IND-02")
 @pytest.mark.parametrize(("direction", "tests"), [
-    ("transmit", None), ("receive", "all_chains|each_fault|short_chains|stop_and_go.*True")])
+    ("transmit", None), ("receive",
+     "all_chains.*(split|mixed)|each_fault.*kind=[03]|short_chains|stop_and_go.*True.*split")])
 def test_wide(direction: str, tests: str | None) -> None:
     dut, parameters = make(64, direction, 64, first_position=WRAP if direction == "receive" else 0)
     run_cocotb(dut, f"prefetch_64_{direction}", BENCH, simulator="verilator",
@@ -37,8 +41,9 @@ def test_wide(direction: str, tests: str | None) -> None:
 
 @pytest.mark.parametrize(("simulator", "tests"), [
     # What is slow runs where it is fast.
-    ("icarus", "few_reads|failed_reads|light_traffic|positions|short_chains|in_vain|has_begun"),
-    ("verilator", "all_chains|each_fault")], indirect=["simulator"])
+    ("icarus", "few_reads.*split|failed_reads/|light_traffic|positions.*kind=0|short_chains"
+               "|in_vain|has_begun"),
+    ("verilator", "all_chains.*(split|mixed)|each_fault.*kind=0")], indirect=["simulator"])
 def test_narrow(simulator: str, tests: str) -> None:
     dut, parameters = make(8, "transmit", 64, first_position=WRAP)
     run_cocotb(dut, "prefetch_8_transmit", BENCH, simulator=simulator, parameters=parameters,
