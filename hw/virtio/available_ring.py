@@ -40,7 +40,7 @@ _INDEX_OFFSET = 2
 _INDEX_BYTES = 2
 _RING_OFFSET = 4
 _BUSY_ENTRIES = 8  # so many new ones at once: the driver is asked for no kicks
-_AHEAD_MAX = 4     # looks at a packed ring on their way, as long as each finds all it asks for
+_AHEAD_MAX = 6     # looks at a packed ring on their way, as long as each finds all it asks for
 _FIRST_SLOTS = 8   # places of a packed ring that are looked at, where little is known to be there
 
 _FLAG_DISABLE, _FLAG_EVENT = 1, 2  # of a packed ring's event suppression; 0 enables
