@@ -137,6 +137,7 @@ class SmartNic(wiring.Component):
         def prefetch(direction: Any) -> Prefetch:
             return Prefetch(lanes, direction=direction, functions=config.functions, stride=stride,
                             queue_size_max=config.queue_size_max,
+                            table_cells=config.table_cells,
                             max_chain_bytes=config.max_chain_bytes)
 
         m.submodules.receive_prefetch = receive_prefetch = prefetch("receive")
