@@ -428,7 +428,7 @@ class DescriptorUnpack(wiring.Component):
                         now.lap.eq(was.head_lap),
                         going.eq((was.next == context.index) & (was.lap == context.lap)),
                         inside.eq(was.inside),
-                        trusted.eq(context.trusted),
+                        trusted.eq(context.trusted & was.inside),
                         lap.eq(context.lap),
                         wraps.eq(context.index + context.count - 1 == context.top),
                         reached.place.eq(was.next),
