@@ -57,7 +57,8 @@ class NicConfig:
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "full": {"queue_pairs": 16},
         "small": {
-            "data_bits": 64, "queue_pairs": 2, "queue_size_max": 64, "table_cells": 32, "max_frame_bytes": 2048, "entry_bytes": 4096,
+            "data_bits": 64, "queue_pairs": 2, "queue_size_max": 64, "table_cells": 32,
+            "max_frame_bytes": 2048, "entry_bytes": 4096,
             "pool_bytes": 8192, "egress_bytes": 8192, "cell_bytes": 128, "read_tags": 32,
             "max_payload_bytes": 128, "max_read_bytes": 128, "completion_timeout_cycles": 4000,
         },

@@ -201,9 +201,11 @@ class DescriptorUnpack(wiring.Component):
         m.d.comb += advance.eq(self.operations.ready | ~self.operations.valid)
 
         # Packed rings.
-        m.submodules.parsing = parsing = ForwardingMemory(_ParsingLayout(sizes), sizes.members)
-        m.submodules.partial_chains = partial = ForwardingMemory(
+        m.submodules.parsing = memory = ForwardingMemory(_ParsingLayout(sizes), sizes.members)
+        parsing: Any = memory
+        m.submodules.partial_chains = chains = ForwardingMemory(
             PartialLayout(sizes), sizes.members)
+        partial: Any = chains
         left_inside: Any = self.partial
         m.d.comb += [
             partial.write_enable.eq(left_inside.enable),

@@ -266,13 +266,13 @@ async def what_was_not_started_is_passed_over(dut: Any) -> None:
         await bench.requests.drain()
         await cycles(dut, 60)
         # A stop that keeps positions forgets nothing: the reset comes to the same queues.
-        for kind, reset in ((LifecycleRequest.STOP, 0), (LifecycleRequest.RESET, 1)):
+        for kind, forgets in ((LifecycleRequest.STOP, 0), (LifecycleRequest.RESET, 1)):
             bench.told.clear()
             bench.request(kind, 0)
             await bench.stopped(0)
             for engine in bench.engines:
                 assert engine.commands_taken == [
-                    (queue, reset) for queue in started if queue in engine.serves]
+                    (queue, forgets) for queue in started if queue in engine.serves]
                 engine.commands_taken.clear()
 
 
