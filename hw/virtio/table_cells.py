@@ -75,7 +75,10 @@ class TableCells(wiring.Component):
         m = Module()
         sizes = self.sizes
         bits = sizes.cell_bits
-        cells: memory.Memory[Any, Any] = memory.Memory(shape=bits, depth=sizes.cells, init=[])
+        # When the card is configured all are free, as after a clear.
+        cells: memory.Memory[Any, Any] = memory.Memory(
+            shape=bits, depth=sizes.cells,
+            init=[place % sizes.table_cells for place in range(sizes.cells)])
         m.submodules.list = cells
         store = cells.write_port()
         load = cells.read_port()

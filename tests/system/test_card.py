@@ -100,38 +100,43 @@ def test_read_timeout() -> None:
                     "PCI-COM-09", "PCI-MSIX-07", "IMP-PCI-COM-01")
 @pytest.mark.parametrize("kind", ["device", "function", "abrupt"])
 def test_resets_in_traffic(kind: str) -> None:
-    run("full", "resets", "in_traffic", kind=kind, turns=12)
+    run("full", "resets", "in_traffic", kind=kind, turns=12, packed=kind != "function")
 
 
 @pytest.mark.virtio("CORE-VQR-01", "CORE-VQR-02", "CORE-VQR-03", "CORE-VQR-04", "PCI-COM-12",
                     "PCI-COM-14", "IMP-CORE-VQR-01", "DRV-CORE-VQR-01", "DRV-PCI-COM-07")
-def test_queue_resets_in_traffic() -> None:
-    run("full", "resets", "one_queue", turns=12)
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_queue_resets_in_traffic(packed: bool) -> None:
+    run("full", "resets", "one_queue", turns=12, packed=packed)
 
 
 def test_sleep_in_traffic() -> None:
-    run("full", "resets", "asleep", turns=12)
+    run("full", "resets", "asleep", turns=12, packed=True)
 
 
 @pytest.mark.virtio("SPL-EVT-07", "SPL-EVT-08", "SPL-EVT-09", "SPL-EVT-10", "SPL-RING-07")
 @pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event"])
 @pytest.mark.parametrize("direction", ["transmit", "receive"])
 def test_kick_races(direction: str, event_idx: bool) -> None:
-    run("full", "races", f"kick_of_{direction}", latency=20, window=(0, 200), event_idx=event_idx)
+    run("full", "races", f"kick_of_{direction}", latency=20, window=(0, 200), event_idx=event_idx,
+        packed=False)
 
 
 @pytest.mark.virtio("SPL-EVT-02", "SPL-EVT-03", "SPL-EVT-05")
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 @pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event"])
 @pytest.mark.parametrize("direction", ["transmit", "receive"])
-def test_rearm_races(direction: str, event_idx: bool) -> None:
+def test_rearm_races(direction: str, event_idx: bool, packed: bool) -> None:
     run("full", "races", f"rearm_of_{direction}", latency=20, around=(60, 100),
-        event_idx=event_idx)
+        event_idx=event_idx, packed=packed)
 
 
-@pytest.mark.virtio("SPL-EVT-02", "SPL-EVT-03", "SPL-EVT-05")
+@pytest.mark.virtio("SPL-EVT-02", "SPL-EVT-03", "SPL-EVT-05", "IMP-PKT-EVT-04")
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 @pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event"])
-def test_rearm_in_bursts(event_idx: bool) -> None:
-    run("full", "races", "rearm_in_bursts", latency=40, turns=150, event_idx=event_idx)
+def test_rearm_in_bursts(event_idx: bool, packed: bool) -> None:
+    run("full", "races", "rearm_in_bursts", latency=40, turns=150, event_idx=event_idx,
+        packed=packed)
 
 
 PCI = {
