@@ -12,6 +12,7 @@ from hw.stream.memory import ForwardingMemory
 from hw.stream.worklist import WorkList
 from hw.virtio.prefetch_types import (
     BURST_MAX,
+    OPEN_MAX,
     DiscardLayout,
     FaultSourceLayout,
     IndexAnswerLayout,
@@ -120,12 +121,17 @@ class AvailableRing(wiring.Component):
     rest it is as above, with the device event suppression structure in place of NO_NOTIFY and
     avail_event; positions that are told are plain kicks.
 
+    *Tables* may wait for cells, and so for chains to be taken. Of a queue with INDIRECT_DESC no
+    more is fetched while `OPEN_MAX` chains are not complete: so those that wait never take the
+    places of other queues. It stays on the list of visits meanwhile.
+
     *Rooms.* An answer must never wait for another one. So an index is read only when there is
     room for its answer (`answers_max`), and likewise ring entries (`bursts_max`).
 
     | Latency: 10 cycles from a doorbell to the read of the index (11 to that of entries, where the
       position was told), 4 from its answer to the read of entries.
-    | Throughput: an event every 5 cycles (8 for a kick or visit), each up to 32 entries.
+    | Throughput: an event every 5 cycles (8 for a kick or visit), each up to 32 entries; one more
+      with INDIRECT_DESC.
     | Storage: 60 bits a member and two lists.
 
     Parameters
@@ -146,8 +152,9 @@ class AvailableRing(wiring.Component):
     doorbells : In(stream.Signature(DoorbellLayout()))
         Kicks, and "look once" when a queue begins to run. Ready every fourth cycle at least.
     config : Out(QueueConfigSignature())
-    position, faulted : Out(LookupSignature)
-        The next chain to be taken of a member; whether it is held because of a fault.
+    position, faulted, limit : Out(LookupSignature)
+        The next chain to be taken of a member; whether it is held because of a fault; the position
+        of its oldest chain that is not complete.
     reads : Out(stream.Signature(ReadRequestLayout(...)))
     ring_done : In(1)
         The answer to a read of entries has been used up (a pulse).
@@ -173,6 +180,7 @@ class AvailableRing(wiring.Component):
     config: wiring.PureInterface
     position: wiring.PureInterface
     faulted: wiring.PureInterface
+    limit: wiring.PureInterface
     reads: stream.Interface
     ring_done: Signal
     slots_finished: Signal
@@ -202,6 +210,7 @@ class AvailableRing(wiring.Component):
             "config": Out(QueueConfigSignature()),
             "position": Out(LookupSignature(member, 16)),
             "faulted": Out(LookupSignature(member, 1)),
+            "limit": Out(LookupSignature(member, 16)),
             "reads": Out(stream.Signature(ReadRequestLayout(sizes.lanes, self._context.size))),
             "ring_done": In(1),
             "slots_finished": In(range(BURST_MAX + 2)),
@@ -238,6 +247,7 @@ class AvailableRing(wiring.Component):
         config: Any = self.config
         position: Any = self.position
         faulted: Any = self.faulted
+        limit: Any = self.limit
         ring: Any = config.config
         told: Any = positions.told
         state: Any = states.read_data
@@ -250,6 +260,8 @@ class AvailableRing(wiring.Component):
             states.write_data.eq(after),
             position.address.eq(member),
             faulted.address.eq(member),
+            limit.address.eq(member),
+            limit.enable.eq(looks_up),
             told.address.eq(member),
             told.enable.eq(looks_up),
             config.enable.eq(looks_up),
@@ -276,6 +288,8 @@ class AvailableRing(wiring.Component):
         # available one lap ago. Behind that it may still hold what is two laps old, which looks
         # available.
         slack = Signal(16, reset_less=True)
+        open_chains = Signal(16, reset_less=True)  # fetched and not complete (packed: places)
+        held_back = Signal(reset_less=True)        # enough of them
         order = Signal(4, reset_less=True)
 
         # DECIDE
@@ -299,7 +313,7 @@ class AvailableRing(wiring.Component):
         self._decide(m, event, chosen, after, requeue, state=state, alive=alive,
                      pending=pending, delta=delta, used=used, size=ring.size, count=count,
                      answer=answer, silent=silent, by_event=ring.modes.event_idx, packed=packed,
-                     ahead=ahead, roomy=slack >= BURST_MAX)
+                     ahead=ahead, roomy=slack >= BURST_MAX, held_back=held_back)
 
         # ISSUE
         read: Any = Signal(ReadRequestLayout(sizes.lanes, self._context.size), reset_less=True)
@@ -422,13 +436,25 @@ class AvailableRing(wiring.Component):
                     slack.eq(Mux(state.fetch[15] == state.known[15], ring.size, 0)
                              + packed_place(state.known) - packed_place(state.fetch)),
                     order.eq(_log2(ring.size)),
+                    open_chains.eq(state.fetch - limit.data),
+                    held_back.eq(0),
                 ]
+                with m.If(packed):
+                    m.d.sync += open_chains.eq(
+                        Mux(state.fetch[15] == limit.data[15], 0, ring.size)
+                        + packed_place(state.fetch) - packed_place(limit.data))
+                m.next = "DECIDE"
                 with m.If(event == _Event.STOP):
                     m.next = "FORGET"
+                with m.Elif(ring.modes.indirect_desc):
+                    m.next = "BOUND"
                 with m.Elif(event == _Event.KICK):
                     m.next = "POSITION"
-                with m.Else():
-                    m.next = "DECIDE"
+            with m.State("BOUND"):
+                m.d.sync += held_back.eq(open_chains >= OPEN_MAX)
+                m.next = "DECIDE"
+                with m.If(event == _Event.KICK):
+                    m.next = "POSITION"
             with m.State("POSITION"):
                 # What was told counts as an answer, if it can be true.
                 with m.If(positioned & (delta != 0) & (delta <= room_left)):
@@ -527,7 +553,7 @@ class AvailableRing(wiring.Component):
     def _decide(self, m: Module, event: Any, chosen: Any, after: Any, requeue: Signal, *,
                 state: Any, alive: Signal, pending: Signal, delta: Signal, used: Signal,
                 size: Value, count: Signal, answer: Any, silent: Signal, by_event: Value,
-                packed: Value, ahead: Signal, roomy: Value) -> None:
+                packed: Value, ahead: Signal, roomy: Value, held_back: Signal) -> None:
         """Choose what is done about the event, and what the state becomes."""
         quiet = Signal()  # the driver does not kick
         new = Signal()
@@ -560,13 +586,15 @@ class AvailableRing(wiring.Component):
                 ]
                 with m.If(alive):
                     with m.If(pending != 0):
-                        m.d.comb += [chosen.eq(_Action.RING), after.fetch.eq(state.fetch + count)]
+                        with m.If(~held_back):
+                            m.d.comb += [chosen.eq(_Action.RING),
+                                         after.fetch.eq(state.fetch + count)]
                     with m.Elif(state.hush):
                         m.d.comb += [
                             chosen.eq(Mux(by_event, _Action.LISTEN, _Action.HUSH)),
                             after.hush.eq(0), after.quiet.eq(~by_event), after.armed.eq(by_event),
                         ]
-                    with m.Elif((look & (state.flight == 0)) | more):
+                    with m.Elif(((look & (state.flight == 0)) | more) & ~(packed & held_back)):
                         m.d.comb += [chosen.eq(_Action.LOOK), after.look.eq(0),
                                      after.flight.eq(state.flight + 1), after.fence.eq(0)]
                         with m.If(packed):
@@ -594,7 +622,9 @@ class AvailableRing(wiring.Component):
                     with m.If(packed & ~answer.full):
                         m.d.comb += after.fetch.eq(answer.index)
                     with m.If(pending != 0):
-                        m.d.comb += [chosen.eq(_Action.RING), after.fetch.eq(state.fetch + count)]
+                        with m.If(~held_back):
+                            m.d.comb += [chosen.eq(_Action.RING),
+                                         after.fetch.eq(state.fetch + count)]
                     with m.Elif(quiet & ~look):
                         m.d.comb += [chosen.eq(_Action.LISTEN), after.quiet.eq(0),
                                      after.hush.eq(0), after.armed.eq(by_event)]
@@ -609,6 +639,7 @@ class AvailableRing(wiring.Component):
         m.d.comb += requeue.eq(
             alive & (chosen != _Action.FAULT)
             & (((chosen == _Action.RING) & (pending != count)) | after.hush
+               | ((pending != 0) & held_back)
                | (after.look & (after.flight == 0))
                | (packed & after.rich & (roomy | (event == _Event.INDEX))
                   & (after.flight != 0) & (after.flight != _AHEAD_MAX))))

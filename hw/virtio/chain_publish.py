@@ -53,7 +53,7 @@ class ChainPublish(wiring.Component):
         The marks of complete chains, by place.
     loads : In(stream.Signature(DiscardLayout(sizes)))
         Go on from a position.
-    limits : In(LookupSignature(range(members), 16)).array(2)
+    limits : In(LookupSignature(range(members), 16)).array(3)
         Position behind the last chain announced; up to date before the announcement.
     ready : Out(stream.Signature(ReadyLayout()))
     reports : Out(stream.Signature(IndexAnswerLayout(sizes)))
@@ -78,7 +78,7 @@ class ChainPublish(wiring.Component):
             "completions": In(stream.Signature(CompletionLayout(sizes))),
             "done": Out(LookupSignature(range(sizes.slots), DoneLayout(sizes))),
             "loads": In(stream.Signature(DiscardLayout(sizes))),
-            "limits": In(LookupSignature(range(sizes.members), 16)).array(2),
+            "limits": In(LookupSignature(range(sizes.members), 16)).array(3),
             "ready": Out(stream.Signature(ReadyLayout())),
             "reports": Out(stream.Signature(IndexAnswerLayout(sizes))),
             "obligations": Out(stream.Signature(ObligationLayout())),

@@ -251,8 +251,8 @@ class _DescriptorRead(data.StructLayout):
 class DescriptorReads(wiring.Component):
     """Turn runs and walks into reads of the descriptor table, or of an indirect one, inside it.
 
-    What names a descriptor outside the table is a fault. What belongs to a queue that met a fault
-    is dropped, and the obligations of its chains are given back.
+    What names a descriptor outside the table is a fault. What belongs to a queue that met a fault,
+    or is being stopped, is dropped, and the obligations of its chains are given back.
 
     An indirect table is read when cells for all its entries could be set apart. Where there are
     too few, its walk goes round (``waits``), and others pass. Half of the cells are kept for the
@@ -415,7 +415,8 @@ class DescriptorReads(wiring.Component):
             in_table.eq(held.is_walk & held.walk.table),
             limit_of.eq(Mux(in_table, held.walk.entries, config.config.size)),
             outside.eq(highest >= limit_of),
-            drops.eq(held_valid & (outside | faulted.data)),
+            # What is being stopped waits for no cells.
+            drops.eq(held_valid & (outside | faulted.data | ~config.config.running)),
             left.eq(limit_of - held.descriptor),
             wanted.eq(Mux(in_table, BURST_MAX, Mux(held.is_walk, WALK_MAX, held.span))),
             count.eq(Mux(left < wanted, left, wanted)),
@@ -483,10 +484,8 @@ class DescriptorReads(wiring.Component):
         ]
         with m.If(~dropping):
             with m.If(drops):
-                m.d.sync += [dropping.eq(1), tell_fault.eq(outside & ~faulted.data),
-                             tell_obligation.eq(0)]
-                with m.If(~outside | faulted.data):
-                    m.d.sync += tell_obligation.eq(1)
+                faults = outside & ~faulted.data & config.config.running
+                m.d.sync += [dropping.eq(1), tell_fault.eq(faults), tell_obligation.eq(~faults)]
         with m.Elif(tell_fault):
             with m.If(self.faults.ready):
                 m.d.sync += [tell_fault.eq(0), tell_obligation.eq(1)]

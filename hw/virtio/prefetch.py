@@ -204,13 +204,15 @@ class Prefetch(wiring.Component):
         burst_beats = max(1, 2 * BURST_MAX // lanes)
         bursts_max = max(16, 64 // burst_beats)
         answer = ReadAnswerLayout(lanes, self.context_bits)
-        slots_max = max(2 * BURST_MAX, self.chains_max // 2)
+        # Those that wait for cells have places of their own.
+        chains_max = self.chains_max + sizes.waiting_max
+        slots_max = max(2 * BURST_MAX, self.chains_max // 2) + sizes.waiting_max
 
         m.submodules.available_ring = ring = AvailableRing(
             sizes, answers_max=_INDEX_ANSWERS, bursts_max=bursts_max, slots_max=slots_max,
             first_position=self.first_position)
         m.submodules.kick_suppression = suppression = KickSuppression(sizes)
-        m.submodules.run_merger = merger = RunMerger(sizes, chains_max=self.chains_max)
+        m.submodules.run_merger = merger = RunMerger(sizes, chains_max=chains_max)
         m.submodules.descriptor_reads = table = DescriptorReads(sizes)
         m.submodules.descriptor_parser = parser = DescriptorParser(
             sizes, max_chain_bytes=self.max_chain_bytes)
@@ -225,7 +227,7 @@ class Prefetch(wiring.Component):
         m.submodules.ring_answers = ring_answers = StreamQueue(answer, bursts_max * burst_beats)
         m.submodules.reports = reports = StreamArbiter(IndexAnswerLayout(sizes), 2)
         m.submodules.runs = runs = StreamQueue(RunLayout(sizes), 4)
-        m.submodules.walks = walks = StreamQueue(WalkLayout(sizes), self.chains_max + slots_max)
+        m.submodules.walks = walks = StreamQueue(WalkLayout(sizes), chains_max + slots_max)
         m.submodules.completions = completions = StreamQueue(CompletionLayout(sizes), _COMPLETIONS)
         m.submodules.read_arbiter = read_arbiter = StreamArbiter(
             ReadRequestLayout(lanes, self.context_bits), 2)
@@ -320,6 +322,7 @@ class Prefetch(wiring.Component):
         connect_streams(m, discard.cells, cells.clears)
         connect(m, take.limit, publish.limits[0])
         connect(m, table.limit, publish.limits[1])
+        connect(m, ring.limit, publish.limits[2])
         connect(m, ring.position, take.position)
         connect(m, ring.faulted, queue_faults.lookups[0])
         connect(m, table.faulted, queue_faults.lookups[1])

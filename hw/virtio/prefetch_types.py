@@ -15,6 +15,7 @@ from hw.virtio.types import FaultReason
 __all__ = [
     "BURST_MAX",
     "DESCRIPTOR_BYTES",
+    "OPEN_MAX",
     "CellCountLayout",
     "CompletionLayout",
     "DiscardLayout",
@@ -38,6 +39,10 @@ __all__ = [
 
 BURST_MAX = 32
 """Most ring entries, and most descriptors, of one read."""
+
+OPEN_MAX = 128
+"""Chains of a queue with INDIRECT_DESC that were fetched and are not complete: when there are so
+many, no more are fetched. A burst may go beyond."""
 
 DESCRIPTOR_BYTES = 16
 
@@ -102,6 +107,11 @@ class PrefetchSizes:
     def slots(self) -> int:
         """Words of a memory with one for each ring entry, or descriptor, of each member."""
         return self.members << self.index_bits
+
+    @property
+    def waiting_max(self) -> int:
+        """Chains that may wait for cells, of all members."""
+        return self.members * (OPEN_MAX + BURST_MAX)
 
     @property
     def cell_bits(self) -> int:
