@@ -24,6 +24,9 @@ class NicConfig:
     """Virtual functions: 0 to 255 (any number)."""
     queue_pairs: int = 1
     """Pairs of data queues a function: 1 to 16."""
+    table_cells: int = 256
+    """Entries of indirect tables that are kept a queue and direction: 8 to 1024. A table may have
+    half as many."""
     queue_size_max: int = 1024
     """Most entries of a queue, and its size after reset: 16 to 32768."""
     max_frame_bytes: int = 9018
@@ -52,9 +55,10 @@ class NicConfig:
     """Speed in the configuration space, Mbit/s (any number)."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "full": {},
+        "full": {"queue_pairs": 16},
         "small": {
-            "data_bits": 64, "queue_size_max": 64, "max_frame_bytes": 2048, "entry_bytes": 4096,
+            "data_bits": 64, "queue_pairs": 2, "queue_size_max": 64, "table_cells": 32,
+            "max_frame_bytes": 2048, "entry_bytes": 4096,
             "pool_bytes": 8192, "egress_bytes": 8192, "cell_bytes": 128, "read_tags": 32,
             "max_payload_bytes": 128, "max_read_bytes": 128, "completion_timeout_cycles": 4000,
         },
@@ -65,6 +69,7 @@ class NicConfig:
         self._range("vfs", 0, 255)
         self._power("queue_pairs", 1, 16)
         self._power("queue_size_max", 16, 32768)
+        self._power("table_cells", 8, 1024)
         self._range("max_frame_bytes", 1518, 16000)
         self._power("cell_bytes", max(64, self.lanes), 1024)
         self._power("entry_bytes", 4096, 1 << 20)

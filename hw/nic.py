@@ -25,7 +25,8 @@ from hw.vf.management import Management
 from hw.vf.obligations import Obligations
 from hw.vf.scheduler import Scheduler
 from hw.virtio.contexts import QueueContexts
-from hw.virtio.control_queue import CONTROL_CONTEXT_BITS, ControlQueue
+from hw.virtio.control_chain import CONTROL_CONTEXT_BITS
+from hw.virtio.control_queue import ControlQueue
 from hw.virtio.features import feature_mask, offered_features
 from hw.virtio.gather import GATHER_CONTEXT_BITS
 from hw.virtio.notification import NOTIFICATION_CONTEXT_BITS, Notification
@@ -137,6 +138,7 @@ class SmartNic(wiring.Component):
         def prefetch(direction: Any) -> Prefetch:
             return Prefetch(lanes, direction=direction, functions=config.functions, stride=stride,
                             queue_size_max=config.queue_size_max,
+                            table_cells=config.table_cells,
                             max_chain_bytes=config.max_chain_bytes)
 
         m.submodules.receive_prefetch = receive_prefetch = prefetch("receive")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from amaranth import Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out, flipped
 
 from hw.stream.arbiter import StreamArbiter
@@ -60,8 +60,9 @@ class Lifecycle(wiring.Component):
     (`hw.virtio.queue_numbers`) after those of data, it waits until
     nothing is in flight (`hw.vf.obligations`; an engine counts itself in before it looks whether
     the queue runs, so whoever saw it running is counted). Then every engine that serves the queue
-    is told to throw away what it holds of it, and, with a reset, where it was. When all have, the
-    stop is reported.
+    is told to throw away what it holds of it, and, with a reset, where it was. A queue that was not
+    started since its last reset has nothing to throw away, and is passed over. When all have done
+    so, the stop is reported.
 
     *Fault*: the queue stops at once; a record goes to the log and a report to the registers. It is
     reported before the stop that it falls into, if its engine keeps its obligation until the
@@ -69,7 +70,8 @@ class Lifecycle(wiring.Component):
 
     | Latency: 3 cycles from a start to its ``go``; a stop takes about 30 cycles a queue, and what
       work in flight and the engines take. A fault or a start is served every 3 to 5 cycles.
-    | Storage: a place for each function in the queue of stops, so that no request has to wait.
+    | Storage: a place for each function in the queue of stops, so that no request has to wait; a
+    |   bit a queue.
 
     Parameters
     ----------
@@ -143,13 +145,21 @@ class Lifecycle(wiring.Component):
         written = Signal()  # what the stop asked for is being written
         m.d.comb += written.eq(running.o.valid & running.o.ready & (running.source == _STOP))
 
+        # Queues that were started, and not reset since: as memories are, it outlives a reset.
+        mem: memory.Memory[Any, Any] = memory.Memory(shape=1, depth=self.numbers.total, init=[])
+        m.submodules.started = mem
+        started = mem.write_port()
+        m.d.comb += started.addr.eq(running.i[_START].p.queue)
+
         fault_busy = Signal()
-        self._start(m, stops, running.i[_START])
+        self._start(m, stops, running.i[_START], started)
         self._fault(m, running.i[_FAULT], reports.i[0], fault_busy)
-        self._stop(m, stops, running.i[_STOP], written, reports.i[1], fault_busy=fault_busy)
+        self._stop(m, stops, running.i[_STOP], written, reports.i[1], fault_busy=fault_busy,
+                   was_started=mem.read_port(), started=started)
         return m
 
-    def _start(self, m: Module, stops: StreamQueue, running: stream.Interface) -> None:
+    def _start(self, m: Module, stops: StreamQueue, running: stream.Interface,
+               started: Any) -> None:
         """Serve requests: a start at once, a stop by putting it in the queue of stops."""
         request = self.requests.p
         numbers = self.numbers
@@ -182,7 +192,7 @@ class Lifecycle(wiring.Component):
                     ]
                     m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += running.valid.eq(1)
+                m.d.comb += [running.valid.eq(1), started.data.eq(1), started.en.eq(1)]
                 with m.If(running.ready):
                     m.next = "GO"  # written in the next cycle: whoever takes `go` sees it
             with m.State("GO"):
@@ -231,7 +241,8 @@ class Lifecycle(wiring.Component):
 
     def _stop(self, m: Module, stops: StreamQueue,  # noqa: PLR0915  # one sequence
               running: stream.Interface, written: Value,
-              report: stream.Interface, *, fault_busy: Signal) -> None:
+              report: stream.Interface, *, fault_busy: Signal, was_started: Any,
+              started: Any) -> None:
         """Stop functions or single queues, one after another."""
         stop: Any = Signal(_StopLayout(), reset_less=True)
         numbers = self.numbers
@@ -257,6 +268,15 @@ class Lifecycle(wiring.Component):
             ]
             with m.If(command.ready):
                 m.d.sync += waiting[number].eq(0)
+        starts = Signal()   # one that is started has the port
+        forgets = Signal()
+        m.d.comb += [
+            was_started.addr.eq(queue),
+            was_started.en.eq(1),
+            starts.eq(started.data),
+        ]
+        with m.If(forgets & ~starts):
+            m.d.comb += [started.addr.eq(queue), started.en.eq(1)]
         last = Signal()
         reporting = Signal()  # once offered it is not taken back
         m.d.comb += last.eq(stop.single | (place == self.stride))
@@ -293,10 +313,12 @@ class Lifecycle(wiring.Component):
                     m.next = "ASK"
                     with m.If(self.idle.payload):
                         m.d.sync += waiting.eq(Mux(
-                            place[-1], controls, Mux(place[0], transmit, receive)))
+                            was_started.data,
+                            Mux(place[-1], controls, Mux(place[0], transmit, receive)), 0))
                         m.next = "COMMAND"
             with m.State("COMMAND"):
-                with m.If(waiting == 0):
+                m.d.comb += forgets.eq(stop.reset & (waiting == 0))
+                with m.If((waiting == 0) & ~starts):
                     m.d.sync += place.eq(place + 1)
                     m.next = "ASK"
                     with m.If(last):

@@ -323,6 +323,7 @@ class AvailableRing(wiring.Component):
             self.obligations.p.queue.eq(sizes.queue(member)),
             self.stopped.p.member.eq(member),
             self.stopped.p.order.eq(order),
+            self.stopped.p.top.eq(ring.size - 1),
             self.stopped.p.packed.eq(packed & ~forget),
             self.stopped.p.reset.eq(forget),
             self.stopped.p.position.eq(state.known),

@@ -343,7 +343,7 @@ class DescriptorParser(wiring.Component):
                 walk.entries.eq(judge.entries),
                 walk.link.eq(judge.number),
                 walk.in_cell.eq(judge.table),
-                walk.cell.eq(next_cell),
+                walk.cell.eq(Mux(judge.table, next_cell, 0)),
                 walk.room.eq(judge.room - 1),
             ]
             with m.If(judge_points):

@@ -195,15 +195,22 @@ class DescriptorUnpack(wiring.Component):
         follows = Signal()
         head_next = Signal()
 
-        operation: Any = self.operations.p.operation
-        raw: Any = self.operations.p.raw
+        # Signals of their own: what an operation is depends on the raw descriptor.
+        operation: Any = Signal(OperationLayout(sizes))
+        raw: Any = Signal(RawLayout())
         advance = Signal()
-        m.d.comb += advance.eq(self.operations.ready | ~self.operations.valid)
+        m.d.comb += [
+            self.operations.p.operation.eq(operation),
+            self.operations.p.raw.eq(raw),
+            advance.eq(self.operations.ready | ~self.operations.valid),
+        ]
 
         # Packed rings.
-        m.submodules.parsing = parsing = ForwardingMemory(_ParsingLayout(sizes), sizes.members)
-        m.submodules.partial_chains = partial = ForwardingMemory(
+        m.submodules.parsing = memory = ForwardingMemory(_ParsingLayout(sizes), sizes.members)
+        parsing: Any = memory
+        m.submodules.partial_chains = chains = ForwardingMemory(
             PartialLayout(sizes), sizes.members)
+        partial: Any = chains
         left_inside: Any = self.partial
         m.d.comb += [
             partial.write_enable.eq(left_inside.enable),
@@ -225,6 +232,7 @@ class DescriptorUnpack(wiring.Component):
         slots = Signal(sizes.index_bits + 1, reset_less=True)
         visible = Signal()
         goes_in = Signal()                 # the chain goes on behind this one
+        behind: Any = Signal.like(reached) # the place behind this one
         still: Any = Signal.like(reached)  # as it is behind this one
         m.d.comb += [
             is_slots.eq(beat.first & (context.kind == ReadKind.SLOTS)),
@@ -244,10 +252,12 @@ class DescriptorUnpack(wiring.Component):
             parsing.write_data.head_lap.eq(operation.lap),
             parsing.write_data.slots.eq(Mux(visible, operation.slots, slots)),
             parsing.write_enable.eq(takes & last & now.place),
+            behind.place.eq(Mux(last & wraps, 0, above)),
+            behind.lap.eq(lap ^ (last & wraps)),
             still.eq(reached),
         ]
         with m.If(visible):
-            m.d.comb += [still.place.eq(operation.after), still.lap.eq(operation.after_lap)]
+            m.d.comb += still.eq(behind)
 
         m.d.comb += [
             raw.address.eq(window[:64]),
@@ -303,8 +313,8 @@ class DescriptorUnpack(wiring.Component):
                 operation.index.eq(Mux(inside, now.index, now.number)),
                 operation.lap.eq(Mux(inside, now.lap, lap)),
                 operation.slots.eq(Mux(inside, slots + 1, 1)),
-                operation.after.eq(Mux(last & wraps, 0, above)),
-                operation.after_lap.eq(lap ^ (last & wraps)),
+                operation.after.eq(behind.place),
+                operation.after_lap.eq(behind.lap),
                 operation.reached.eq(packed_position(still.place, still.lap)),
                 operation.found.eq(found + visible),
                 operation.full.eq(visible),
@@ -428,7 +438,7 @@ class DescriptorUnpack(wiring.Component):
                         now.lap.eq(was.head_lap),
                         going.eq((was.next == context.index) & (was.lap == context.lap)),
                         inside.eq(was.inside),
-                        trusted.eq(context.trusted),
+                        trusted.eq(context.trusted & was.inside),
                         lap.eq(context.lap),
                         wraps.eq(context.index + context.count - 1 == context.top),
                         reached.place.eq(was.next),

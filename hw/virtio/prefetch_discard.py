@@ -20,10 +20,11 @@ __all__ = ["PrefetchDiscard"]
 
 
 class PrefetchDiscard(wiring.Component):
-    """Carry a command out: the ring's state, then both ends of the cache, then every place of it.
+    """Carry a command out: the ring's state, then both ends of the cache, then every place that
+    the queue has there.
 
-    | Throughput: a command every ``queue_size_max + table_cells`` cycles and 20, four times as much
-      at most when other queues are busy. Storage: the command.
+    | Throughput: a command every ``size + table_cells`` cycles and 20, four times as much at most
+      when other queues are busy. Storage: the command.
 
     Parameters
     ----------
@@ -130,7 +131,7 @@ class PrefetchDiscard(wiring.Component):
                 m.d.comb += self.sweeps.valid.eq(1)
                 with m.If(self.sweeps.ready):
                     m.d.sync += index.eq(index + 1)
-                    with m.If(index == (1 << sizes.index_bits) - 1):
+                    with m.If(index == discard.top):
                         m.next = "DONE"
             with m.State("DONE"):
                 m.d.comb += self.commands.ready.eq(1)

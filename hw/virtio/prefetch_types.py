@@ -305,12 +305,14 @@ class NotifyFlagLayout(data.StructLayout):
 
 
 class DiscardLayout(data.StructLayout):
-    """Throw away what was prefetched of a member, and go on from ``position``."""
+    """Throw away what was prefetched of a member, and go on from ``position``.
+
+    Its ring has places up to ``top``; beyond them nothing ever was."""
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
-            "member": sizes.member_bits, "order": ORDER_BITS, "packed": 1, "position": 16,
-            "reset": 1,
+            "member": sizes.member_bits, "order": ORDER_BITS, "top": sizes.index_bits, "packed": 1,
+            "position": 16, "reset": 1,
         })
 
 

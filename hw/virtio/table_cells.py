@@ -75,7 +75,10 @@ class TableCells(wiring.Component):
         m = Module()
         sizes = self.sizes
         bits = sizes.cell_bits
-        cells: memory.Memory[Any, Any] = memory.Memory(shape=bits, depth=sizes.cells, init=[])
+        # When the card is configured all are free, as after a clear.
+        cells: memory.Memory[Any, Any] = memory.Memory(
+            shape=bits, depth=sizes.cells,
+            init=[place % sizes.table_cells for place in range(sizes.cells)])
         m.submodules.list = cells
         store = cells.write_port()
         load = cells.read_port()
@@ -85,6 +88,7 @@ class TableCells(wiring.Component):
         front: Any = self.front
         front_moves: Any = self.front_moves
         freed: Any = self.freed
+        unneeded: Any = self.unneeded
         m.submodules.taken = taken = _Count(sizes, bits + 1)
         m.submodules.fronts = fronts = _Count(sizes, bits)
         m.submodules.freed_count = freed_count = _Sum(sizes)
@@ -119,9 +123,9 @@ class TableCells(wiring.Component):
             freed_count.enable.eq(freed.enable),
             freed_count.member.eq(freed.address[bits:]),
             freed_count.amount.eq(1),
-            unneeded_count.enable.eq(self.unneeded.enable),
-            unneeded_count.member.eq(self.unneeded.address),
-            unneeded_count.amount.eq(self.unneeded.data),
+            unneeded_count.enable.eq(unneeded.enable),
+            unneeded_count.member.eq(unneeded.address),
+            unneeded_count.amount.eq(unneeded.data),
         ]
 
         # A cell goes to the end of its member's list; that is where its count stands.
@@ -140,7 +144,8 @@ class TableCells(wiring.Component):
         clear = Signal()
         zeroed = Signal(4)   # in this cycle
         left = Signal(4)     # not yet
-        for index, one in enumerate((taken, fronts, freed_count, unneeded_count)):
+        parts: tuple[Any, ...] = (taken, fronts, freed_count, unneeded_count)
+        for index, one in enumerate(parts):
             m.d.comb += [
                 one.clear.eq(clear),
                 one.clear_address.eq(self.clears.payload),
@@ -170,6 +175,16 @@ class TableCells(wiring.Component):
 class _Count(wiring.Component):
     """A count of each member, written by one part, and put to zero when that leaves a cycle."""
 
+    read_enable: Signal
+    read_address: Signal
+    read_data: Signal
+    write_enable: Signal
+    write_address: Signal
+    write_data: Signal
+    clear: Signal
+    clear_address: Signal
+    zeroed: Signal
+
     def __init__(self, sizes: PrefetchSizes, width: int) -> None:
         self.sizes = sizes
         self.width = width
@@ -197,6 +212,19 @@ class _Count(wiring.Component):
 
 class _Sum(wiring.Component):
     """Add amounts up per member: looked up in one cycle, counted in the next; and show the sums."""
+
+    enable: Signal
+    member: Signal
+    amount: Signal
+    counts: Signal
+    at: Signal
+    before: Signal
+    shown_enable: Signal
+    shown_address: Signal
+    shown: Signal
+    clear: Signal
+    clear_address: Signal
+    zeroed: Signal
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         self.sizes = sizes

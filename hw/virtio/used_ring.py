@@ -188,15 +188,15 @@ class UsedRing(wiring.Component):
         # `finished` counts chains in, and their places, `written` chains out; free running, so
         # `written` is where a split ring's next entry stands. Each side keeps its own, and a copy
         # of the other's.
-        total = self.numbers.total
+        depth = self.numbers.total
         counts = data.StructLayout({"chains": 16, "sum": 16})
-        m.submodules.finished = finished = ForwardingMemory(counts, total)
-        m.submodules.finished_copy = finished_copy = ForwardingMemory(16, total)
-        m.submodules.written = written = ForwardingMemory(16, total)
-        m.submodules.written_copy = written_copy = ForwardingMemory(16, total)
-        m.submodules.contexts = contexts = ForwardingMemory(_ContextLayout(), total)
+        m.submodules.finished = finished = ForwardingMemory(counts, depth)
+        m.submodules.finished_copy = finished_copy = ForwardingMemory(16, depth)
+        m.submodules.written = written = ForwardingMemory(16, depth)
+        m.submodules.written_copy = written_copy = ForwardingMemory(16, depth)
+        m.submodules.contexts = contexts = ForwardingMemory(_ContextLayout(), depth)
         entries: Any = memory.Memory(
-            shape=8 * self.lanes, depth=self.numbers.total * rows, init=[])
+            shape=8 * self.lanes, depth=depth * rows, init=[])
         m.submodules.entries = entries
         entry_write = entries.write_port(granularity=8 * _ENTRY_BYTES)
         entry_read = entries.read_port()

@@ -12,7 +12,8 @@ import cocotb
 
 from sim.bring_up import bring_up, given_config
 from sw_driver.buffers import Shape
-from sw_driver.net import NetOptions
+from sw_driver.layouts import Feature
+from sw_driver.net import NetOptions, without
 from tb.root_complex import RootComplexOptions
 from tb.stream import bursty
 from tb.wire import LINE_100G
@@ -70,9 +71,18 @@ def draw_driver(rng: random.Random) -> NetOptions:
         return Shape(segments=rng.choice(((1, 1), (1, 2), (2, 5), (1, 14))),
                      offsets=rng.choice(((0, 0), (0, 63), (1, 3))))
 
-    sizes = [size for size in (16, 64, 256, 1024) if size <= config.queue_size_max]
+    left_out = [feature for feature in (
+        Feature.RING_PACKED, Feature.INDIRECT_DESC, Feature.MRG_RXBUF, Feature.EVENT_IDX,
+        Feature.NOTIFICATION_DATA, Feature.IN_ORDER) if rng.random() < 0.4]
+    sizes = [16, 64, 256, 1024]
+    if Feature.RING_PACKED not in left_out:
+        sizes += [19, 100, 777]
+    small = Feature.MRG_RXBUF not in left_out and rng.random() < 0.5
     return NetOptions(
-        queue_size=rng.choice(sizes), refill_batch=rng.choice((1, 8)), receive_shape=shape(),
+        features=without(*left_out), receive_bytes=rng.choice((90, 300, 2000)) if small else None,
+        indirect=rng.choice(("always", "chains", "never")),
+        queue_size=rng.choice([size for size in sizes if size <= config.queue_size_max]),
+        refill_batch=rng.choice((1, 8)), receive_shape=shape(),
         transmit_shape=shape(), interrupts=rng.random() < 0.8, suppress=rng.random() < 0.7,
         shuffle=rng.random() < 0.6, max_payload=rng.choice((128, config.max_payload_bytes)),
         max_read=rng.choice((128, config.max_read_bytes)), seed=rng.randrange(1 << 30))

@@ -17,7 +17,7 @@ import cocotb
 
 from sim.bring_up import Card, bring_up, given_config
 from sw_driver.layouts import Feature
-from sw_driver.net import SUPPORTED, NetOptions, without
+from sw_driver.net import NetOptions, without
 from sw_driver.split_ring import SplitRing
 from tb.root_complex import RootComplexOptions
 from tests.system.traffic import make_frame, settle
@@ -33,7 +33,9 @@ async def card_of(dut: Any, **others: Any) -> Card:
     config = given_config()
     return await bring_up(
         dut, options=RootComplexOptions(latency_cycles=CASE["latency"], seed=SEED),
-        net=NetOptions(features=SUPPORTED if CASE["event_idx"] else without(Feature.EVENT_IDX),
+        net=NetOptions(features=without(
+            *(() if CASE["event_idx"] else (Feature.EVENT_IDX,)),
+            *(() if CASE["packed"] else (Feature.RING_PACKED,))),
                        queue_size=64, max_payload=config.max_payload_bytes,
                        max_read=config.max_read_bytes, timeout_cycles=2 * LATE, **others))
 

@@ -14,8 +14,8 @@ import cocotb
 
 from sim.bring_up import Card, bring_up, given_config
 from sw_driver.buffers import Shape
-from sw_driver.layouts import CommonConfig
-from sw_driver.net import NetOptions
+from sw_driver.layouts import CommonConfig, Feature
+from sw_driver.net import SUPPORTED, NetOptions, without
 from sw_driver.pci_layouts import Express, Header, Power
 from tb.root_complex import RootComplexOptions
 from tb.wire import LINE_100G
@@ -32,7 +32,8 @@ async def busy_card(dut: Any, rng: random.Random) -> tuple[Card, Flow]:
         dut, rx_rate=LINE_100G if config.lanes == 64 else None,
         options=RootComplexOptions(latency_cycles=200, jitter_cycles=100, splitting="random",
                                    seed=SEED),
-        net=NetOptions(queue_size=64, max_payload=config.max_payload_bytes,
+        net=NetOptions(features=SUPPORTED if CASE["packed"] else without(Feature.RING_PACKED),
+                       queue_size=64, max_payload=config.max_payload_bytes,
                        max_read=config.max_read_bytes, shuffle=True, seed=SEED,
                        receive_shape=Shape(segments=(1, 2)), transmit_shape=Shape(segments=(1, 3))))
 

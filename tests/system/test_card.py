@@ -1,6 +1,6 @@
 """The whole card with the driver, a host and a wire around it: what only all rooms together show.
 
-The preset ``full`` runs in Verilator, ``small`` in Icarus, each built once, like `make sim` does.
+Both presets run in Verilator, each built once, like `make sim` does; ``small`` once in Icarus, too.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from sim.bring_up import config_parameter
 from sim.card import card_design
 from sim.runner import missing, run_cocotb
 
-SIMULATORS = {"full": "verilator", "small": "icarus"}
 
-
-def run(preset: str, bench: str, testcase: str, **case: Any) -> None:
+def run(preset: str, bench: str, testcase: str, *, simulator: str = "verilator",
+        **case: Any) -> None:
     """Run one test of a bench; it finds ``case`` in RINGLET_CASE."""
-    simulator = SIMULATORS[preset]
     if reason := missing(simulator):
         pytest.skip(reason)
     config = NicConfig.preset(preset)
@@ -33,11 +31,11 @@ def run(preset: str, bench: str, testcase: str, **case: Any) -> None:
                     "SPL-EVT-02", "SPL-EVT-03", "SPL-EVT-07", "IMP-SPL-USED-01", "NET-RXB-01",
                     "NET-RXB-02", "NET-RX-01", "NET-RX-05", "NET-RX-26", "NET-RX-31",
                     "NET-CFG-06", "NET-CFG-07", "IMP-NET-TX-01", "IMP-NET-RX-02", "CORE-RSVD-05")
-@pytest.mark.parametrize(("preset", "lengths"), [
-    ("full", (60, 1514, 1)), ("full", (1515, 9018, 83)), ("small", (60, 76, 5)),
-    ("small", (1000, 2000, 500))])
-def test_lengths(preset: str, lengths: tuple[int, int, int]) -> None:
-    run(preset, "frames", "lengths", lengths=lengths)
+@pytest.mark.parametrize(("preset", "simulator", "lengths"), [
+    ("full", "verilator", (60, 1514, 1)), ("full", "verilator", (1515, 9018, 83)),
+    ("small", "icarus", (60, 76, 8)), ("small", "verilator", (60, 2000, 30))])
+def test_lengths(preset: str, simulator: str, lengths: tuple[int, int, int]) -> None:
+    run(preset, "frames", "lengths", simulator=simulator, lengths=lengths)
 
 
 @pytest.mark.virtio("SPL-RING-01", "SPL-RING-03", "SPL-RING-04", "SPL-RING-06", "SPL-RING-07",
@@ -48,9 +46,9 @@ def test_anything(draw: int) -> None:
 
 
 @pytest.mark.virtio("SPL-RING-01", "SPL-RING-03", "SPL-RING-04")
-@pytest.mark.parametrize("draw", range(100, 101))
+@pytest.mark.parametrize("draw", range(100, 103))
 def test_anything_small(draw: int) -> None:
-    run("small", "frames", "anything", draw=draw, frames=8)
+    run("small", "frames", "anything", draw=draw, frames=60)
 
 
 def test_overload() -> None:
@@ -62,7 +60,7 @@ def test_positions_wrap() -> None:
     run("full", "frames", "positions_wrap", frames=300)
 
 
-@pytest.mark.parametrize(("preset", "count"), [("full", 60), ("small", 4)])
+@pytest.mark.parametrize(("preset", "count"), [("full", 60), ("small", 20)])
 def test_frames_that_fit_no_buffer(preset: str, count: int) -> None:
     run(preset, "faults", "no_fit", frames=count)
 
@@ -100,38 +98,43 @@ def test_read_timeout() -> None:
                     "PCI-COM-09", "PCI-MSIX-07", "IMP-PCI-COM-01")
 @pytest.mark.parametrize("kind", ["device", "function", "abrupt"])
 def test_resets_in_traffic(kind: str) -> None:
-    run("full", "resets", "in_traffic", kind=kind, turns=12)
+    run("full", "resets", "in_traffic", kind=kind, turns=12, packed=kind != "function")
 
 
 @pytest.mark.virtio("CORE-VQR-01", "CORE-VQR-02", "CORE-VQR-03", "CORE-VQR-04", "PCI-COM-12",
                     "PCI-COM-14", "IMP-CORE-VQR-01", "DRV-CORE-VQR-01", "DRV-PCI-COM-07")
-def test_queue_resets_in_traffic() -> None:
-    run("full", "resets", "one_queue", turns=12)
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_queue_resets_in_traffic(packed: bool) -> None:
+    run("full", "resets", "one_queue", turns=12, packed=packed)
 
 
 def test_sleep_in_traffic() -> None:
-    run("full", "resets", "asleep", turns=12)
+    run("full", "resets", "asleep", turns=12, packed=True)
 
 
 @pytest.mark.virtio("SPL-EVT-07", "SPL-EVT-08", "SPL-EVT-09", "SPL-EVT-10", "SPL-RING-07")
 @pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event"])
 @pytest.mark.parametrize("direction", ["transmit", "receive"])
 def test_kick_races(direction: str, event_idx: bool) -> None:
-    run("full", "races", f"kick_of_{direction}", latency=20, window=(0, 200), event_idx=event_idx)
+    run("full", "races", f"kick_of_{direction}", latency=20, window=(0, 200), event_idx=event_idx,
+        packed=False)
 
 
 @pytest.mark.virtio("SPL-EVT-02", "SPL-EVT-03", "SPL-EVT-05")
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 @pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event"])
 @pytest.mark.parametrize("direction", ["transmit", "receive"])
-def test_rearm_races(direction: str, event_idx: bool) -> None:
+def test_rearm_races(direction: str, event_idx: bool, packed: bool) -> None:
     run("full", "races", f"rearm_of_{direction}", latency=20, around=(60, 100),
-        event_idx=event_idx)
+        event_idx=event_idx, packed=packed)
 
 
-@pytest.mark.virtio("SPL-EVT-02", "SPL-EVT-03", "SPL-EVT-05")
+@pytest.mark.virtio("SPL-EVT-02", "SPL-EVT-03", "SPL-EVT-05", "IMP-PKT-EVT-04")
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 @pytest.mark.parametrize("event_idx", [False, True], ids=["flags", "event"])
-def test_rearm_in_bursts(event_idx: bool) -> None:
-    run("full", "races", "rearm_in_bursts", latency=40, turns=150, event_idx=event_idx)
+def test_rearm_in_bursts(event_idx: bool, packed: bool) -> None:
+    run("full", "races", "rearm_in_bursts", latency=40, turns=150, event_idx=event_idx,
+        packed=packed)
 
 
 PCI = {

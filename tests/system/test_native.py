@@ -25,7 +25,7 @@ from tb.wire import LINE_100G
 from tests.system.bench_scenario import RESULTS
 from tests.system.scenario import frames_of, play
 
-SIMULATORS = {"full": "verilator", "small": "icarus"}
+SIMULATORS = {"full": "verilator", "small": "verilator"}
 CASES = {"full": (120, LINE_100G), "small": (6, 3.0)}  # frames, bytes a cycle
 
 

@@ -255,6 +255,28 @@ async def one_queue_is_stopped(dut: Any, stalls: bool) -> None:
 
 
 @cocotb.test
+async def what_was_not_started_is_passed_over(dut: Any) -> None:
+    """A stop tells the engines of queues that were started since their last reset, and no other."""
+    bench = Bench(dut, stalls=False)
+    await bench.start()
+    own = PLAN.of(0)
+    for started in (own[:1], own[-1:], own, []):
+        for queue in started:
+            bench.request(LifecycleRequest.START, queue)
+        await bench.requests.drain()
+        await cycles(dut, 60)
+        # A stop that keeps positions forgets nothing: the reset comes to the same queues.
+        for kind, forgets in ((LifecycleRequest.STOP, 0), (LifecycleRequest.RESET, 1)):
+            bench.told.clear()
+            bench.request(kind, 0)
+            await bench.stopped(0)
+            for engine in bench.engines:
+                assert engine.commands_taken == [
+                    (queue, forgets) for queue in started if queue in engine.serves]
+                engine.commands_taken.clear()
+
+
+@cocotb.test
 async def a_stop_waits_for_work_alone(dut: Any) -> None:
     """While one function drains, others start and faults are served; their stops wait in turn."""
     bench = Bench(dut, stalls=False)
@@ -310,6 +332,11 @@ async def an_engine_that_takes_long(dut: Any) -> None:
     for slow in range(len(bench.engines)):
         function = slow % FUNCTIONS
         engine = bench.engines[slow]
+        for queue in PLAN.of(function):
+            bench.request(LifecycleRequest.START, queue)
+        await bench.requests.drain()
+        await cycles(dut, 40)
+        await bench.gone()
         engine.commands.pace = iter(lambda: False, True)
         bench.told.clear()
         bench.request(LifecycleRequest.RESET, function * STRIDE)

@@ -495,7 +495,7 @@ async def a_frame_that_has_begun_is_finished(dut: Any) -> None:
         w.takes.send({"queue": queue.number, "bytes": 0, "begun": begun})
 
     take(0)
-    await w.until(lambda: queue.taken or w.delivered)
+    await w.until(lambda: bool(queue.taken or w.delivered))
     queue.running = False
     take(1)
     take(0)

@@ -387,6 +387,7 @@ class World:
         dut.config__config.value = 0
         self._config = Fields(QueueConfigLayout())
         self._counted: dict[int, int] = {}
+        self._alive: dict[int, bool] = defaultdict(bool)  # at the last look
         self._pending: _Read | None = None
         self._segments: deque[dict[str, int]] = deque()  # not yet accepted
         self._accept_at: int | None = None
@@ -480,6 +481,7 @@ class World:
         function = request["function"]
         assert request["queue"] == self.first_queue + function
         assert self.count[function] > 0, "a read without an obligation"
+        assert self._alive[function], "a read for a queue that was seen not to run"
         assert request["last"] and 1 <= request["length"] <= KEPT
         assert self._pending is None
         driver = self.drivers[function]
@@ -613,6 +615,7 @@ class World:
         if self.dut.config__enable.value:
             function = int(self.dut.config__queue.value) - self.first_queue
             assert self._counted.get(function, 0) > 0, "looked without an obligation"
+            self._alive[function] = self.drivers[function].running
             self.dut.config__config.value = self._config.pack(self.drivers[function].config())
         if self.dut.features__enable.value:
             function = int(self.dut.features__function.value)
