@@ -6,8 +6,9 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ _TURN_PACKETS = (1, 2000)
 _REST_CYCLES = 6000  # after so long nothing is on its way any more
 _UNDER_WAY_CYCLES = 100
 _RING_FEATURES = (Feature.EVENT_IDX, Feature.NOTIFICATION_DATA, Feature.IN_ORDER)
+_MANNERS = tuple(product((False, True), repeat=3))
+_SMALL_BUFFERS = (64, 200, 1024)  # bytes that a frame is received in, several at a time
 _POOL = random.Random(0x736F616B).randbytes(1 << 16)
 _EXPECTED_DROPS = {"queue_down", "queue_full", "pool_full", "entry_full"}
 
@@ -65,6 +68,8 @@ class Books:
     given_up: int = 0
     """Frames that a reset took with it, in the rings or on their way."""
     resets: Counter[str] = field(default_factory=Counter)
+    manners: Counter[str] = field(default_factory=Counter)
+    """Of the drivers, one each episode; and ``frames merged``: those over several buffers."""
     cycles: int = 0
     cpu_s: float = 0.0
 
@@ -240,13 +245,49 @@ def _host(rng: random.Random, config: NicConfig) -> EngineOptions:
         stalls=rng.choice((0.0, 0.0, 0.05, 0.3)), tlp_log=0, seed=rng.randrange(1 << 30))
 
 
-def _driver(rng: random.Random, config: NicConfig) -> NetOptions:
-    """Draw a driver's manners."""
-    most = rng.choice((1, 1, 3))
+@dataclass(frozen=True)
+class _Manners:
+    """What a driver does with its rings."""
+
+    packed: bool
+    merged: bool
+    """Frames are received in several buffers, each shorter than they are."""
+    tables: bool
+    """Chains are described in tables."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Name them."""
+        yield "packed" if self.packed else "split"
+        if self.merged:
+            yield "merged"
+        if self.tables:
+            yield "tables"
+
+
+def _turns(rng: random.Random) -> Iterator[_Manners]:
+    """Give one manner after the other, in random order, so that each comes as often as others."""
+    while True:
+        for packed, merged, tables in rng.sample(_MANNERS, len(_MANNERS)):
+            yield _Manners(packed, merged, tables)
+
+
+def _driver(rng: random.Random, config: NicConfig, manners: _Manners) -> NetOptions:
+    """Draw the rest of a driver's manners."""
+    most = 1 if manners.merged else rng.choice((1, 1, 3))
     left_out = [feature for feature in _RING_FEATURES if rng.random() < 0.5]
+    left_out += [feature for feature, wanted in (
+        (Feature.RING_PACKED, manners.packed), (Feature.MRG_RXBUF, manners.merged),
+        (Feature.INDIRECT_DESC, manners.tables)) if not wanted]
+    queue_size = rng.choice((16, 64, None))
+    receive_bytes = None
+    if manners.merged:
+        # All buffers together hold the longest frame twice.
+        room = 2 * (config.mtu + 30) // min(queue_size or 64, config.queue_size_max) + 1
+        receive_bytes = max(room, rng.choice(_SMALL_BUFFERS))
     return NetOptions(
-        features=without(*left_out),
-        queue_size=rng.choice((16, 64, None)), refill_batch=rng.choice((1, 8, 32)),
+        features=without(*left_out), receive_bytes=receive_bytes,
+        indirect=rng.choice(("always", "chains")), direct_first=rng.choice((0, 1)),
+        queue_size=queue_size, refill_batch=rng.choice((1, 8, 32)),
         receive_shape=Shape(segments=(1, most), offsets=(0, rng.choice((0, 63)))),
         transmit_shape=Shape(segments=(1, rng.choice((1, 4))), offsets=(0, rng.choice((0, 63)))),
         interrupts=rng.random() < 0.8, shuffle=rng.random() < 0.5,
@@ -258,9 +299,11 @@ def soak(options: SoakOptions, progress: Callable[[int], None] = lambda done: No
     """Run until so many frames went the whole way; `SoakFailure` at the first that did not."""
     rng = random.Random(options.seed)
     books = Books()
+    turns = _turns(rng)
     while books.packets < options.packets:
+        manners = next(turns)
         with open_card(options.config, options=_host(rng, options.config),
-                       net=_driver(rng, options.config)) as card:
+                       net=_driver(rng, options.config, manners)) as card:
             episode = _Episode(card, rng, books)
             goal = min(_EPISODE_PACKETS, options.packets - books.packets)
             while episode.transmit.out + episode.receive.out < goal:
@@ -279,6 +322,8 @@ def soak(options: SoakOptions, progress: Callable[[int], None] = lambda done: No
             books.received += episode.receive.out
             books.given += episode.receive.next
             books.given_up += episode.transmit.next - episode.transmit.out
+            books.manners.update(manners)
+            books.manners["frames merged"] += card.device.statistics.merged_frames
             books.cycles += card.engine.cycle
             books.cpu_s += card.engine.cpu_seconds
     return books
@@ -309,7 +354,8 @@ def run_soak(options: SoakOptions) -> int:
         "passed": books.packets, "failed": 1 if failure else 0, "skipped": 0,
         "seed": options.seed, "failure": failure, "sent": books.sent,
         "received": books.received, "given": books.given, "given_up": books.given_up,
-        "dropped": dict(books.dropped), "resets": dict(books.resets), "cycles": books.cycles,
+        "dropped": dict(books.dropped), "resets": dict(books.resets),
+        "manners": dict(books.manners), "cycles": books.cycles,
         "engine_cpu_s": round(books.cpu_s, 1), "cpu_s": round(time.process_time() - begun, 1)}
     options.folder.mkdir(parents=True, exist_ok=True)
     write_if_changed(options.folder / "summary.json", json.dumps(summary, indent=1) + "\n")

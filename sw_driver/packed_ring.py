@@ -6,13 +6,14 @@ import random
 import struct
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from sw_driver.layouts import DescriptorFlag, PackedLayout
 from sw_driver.port import DmaMemory, HostPort
 from sw_driver.ring import Element, Ring, RingError, Segment, UsedChain
 
-__all__ = ["PackedRing"]
+__all__ = ["GivenChain", "PackedRing"]
 
 Token = TypeVar("Token")
 
@@ -22,6 +23,16 @@ _USED = struct.Struct("<IHH")
 _EVENT = struct.Struct("<HH")
 _HALF = struct.Struct("<H")
 _BOTH = DescriptorFlag.AVAIL | DescriptorFlag.USED
+
+
+@dataclass(frozen=True)
+class GivenChain:
+    """A chain that is with the device."""
+
+    buffer_id: int
+    descriptors: list[tuple[int, int, int]]
+    """Address, bytes, and flags but NEXT, AVAIL and USED: those that stand in the ring."""
+    writable_bytes: int
 
 
 class PackedRing(Ring[Token]):
@@ -64,6 +75,7 @@ class PackedRing(Ring[Token]):
         self._used = 0  # where the next used descriptor will be
         self._no_interrupt = False
         self._driver_event = 0, PackedLayout.ENABLE  # as it was written last
+        self._given: dict[int, list[tuple[int, int, int]]] = {}  # as it stood, by buffer id
 
     @property
     def areas(self) -> tuple[DmaMemory, DmaMemory, DmaMemory]:
@@ -118,6 +130,7 @@ class PackedRing(Ring[Token]):
         self._next = self._after(start, len(entries))
         self._free -= len(entries)
         places = [self._after(start, number) for number in range(len(entries))]
+        self._given[buffer_id] = entries
         self._remember(buffer_id, token, places, writable, table)
         return buffer_id
 
@@ -178,6 +191,18 @@ class PackedRing(Ring[Token]):
                             f"with{'' if self.event_idx else 'out'} EVENT_IDX")
         return bool(flags == PackedLayout.ENABLE)
 
+    def given(self) -> tuple[int, list[GivenChain]]:
+        """Give where the next used descriptor will be, and the chains that stand from there on.
+
+        For who goes on with the ring without this driver. `RuntimeError` while chains were added
+        and not published, or when a used descriptor was taken in part.
+        """
+        if self._hidden or self._batch is not None:
+            raise RuntimeError(f"{self.name}: chains are not published, or a batch is half taken")
+        return self._used, [
+            GivenChain(number, self._given[number], chain.writable_bytes)
+            for number, chain in self._chains.items()]
+
     # --- taking
 
     def has_used(self) -> bool:
@@ -219,6 +244,7 @@ class PackedRing(Ring[Token]):
     def _let_go(self, number: int) -> None:
         super()._let_go(number)
         self._ids.append(number)
+        del self._given[number]
 
     def suppress_interrupts(self, suppress: bool) -> None:
         """Ask the device for no interrupts, or for interrupts again.

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from hw.config import NicConfig
 from hw.pcie.types import RequestKind
+from sim.bench.limits import Ring as RingKind
 from sim.bench.points import Abilities
 from sim.bench.throughput import Spent, abilities, cycles_of, engine_options
 from sim.native.bring_up import NativeCard, open_card
 from sim.native.library import TLP
 from sw_driver.layouts import Feature
-from sw_driver.net import SUPPORTED, NetOptions, without
+from sw_driver.net import NetOptions, without
+from sw_driver.ring import Ring
 from sw_driver.split_ring import SplitRing
 
 __all__ = ["FRAME_BYTES", "ROUND_TRIPS_NS", "latencies"]
@@ -27,6 +30,7 @@ _SETTLE_CYCLES = 4000
 _AFTER_CYCLES = 3000
 _RECEIVE, _TRANSMIT = 0, 1
 _USED_INDEX = 2  # offset in the used ring
+_DESCRIPTOR_BYTES = 16
 _CQ, _RQ, _RC = 0, 2, 3  # channels of the log
 
 
@@ -77,20 +81,35 @@ class _Case:
 
     rtt_ns: int
     notification_data: bool
+    ring: RingKind
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """What the driver may negotiate."""
+        return without(*[Feature.NOTIFICATION_DATA] * (not self.notification_data),
+                       *[Feature.RING_PACKED] * (self.ring == "split"))
 
     def row(self, path: str, config: NicConfig, cycles: int, reads: int) -> dict[str, Any]:
         floor = reads * cycles_of(self.rtt_ns, config)
-        return {"path": path, "ring": "split", "notification_data": self.notification_data,
+        return {"path": path, "ring": self.ring, "notification_data": self.notification_data,
                 "frame_bytes": FRAME_BYTES, "rtt_ns": self.rtt_ns, "reads": reads,
                 "cycles": cycles, "floor_cycles": floor, "added_cycles": cycles - floor,
                 "blocks": []}
 
 
 def _cases(can: Abilities) -> Iterator[_Case]:
-    for notification_data in (False, True):
+    for ring, notification_data, rtt_ns in product(can.rings, (False, True), ROUND_TRIPS_NS):
         if can.notification_data or not notification_data:
-            for rtt_ns in ROUND_TRIPS_NS:
-                yield _Case(rtt_ns, notification_data)
+            yield _Case(rtt_ns, notification_data, ring)
+
+
+def _is_seen(ring: Ring[Any], log: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Say which writes show the driver a used chain: of the used index, or of a descriptor."""
+    address = log["address"]
+    if isinstance(ring, SplitRing):
+        return np.asarray(address == ring.used.address + _USED_INDEX)
+    start = ring.areas[0].address
+    return np.asarray((address >= start) & (address < start + _DESCRIPTOR_BYTES * ring.size))
 
 
 def _log_of(card: NativeCard) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -115,19 +134,18 @@ async def _receive(card: NativeCard, frame: bytes) -> None:
 
 
 def latencies(config: NicConfig, *, seed: int, spent: Spent) -> Iterator[dict[str, Any]]:
-    """Measure every path at every round trip, with NOTIFICATION_DATA and without it.
+    """Measure every path with every ring at every round trip, with and without NOTIFICATION_DATA.
 
     ``doorbell_to_wire``: from the kick's TLP to the frame's first beat on the wire.
-    ``wire_to_used``: from its last beat on the wire to the write of the used index, descriptors
-    being there. ``used_to_interrupt``: from that write to the interrupt's. The floor is the reads
-    that follow on one another, times the round trip.
+    ``wire_to_used``: from its last beat on the wire to the write of the used index (of the used
+    descriptor in a packed ring), descriptors being there. ``used_to_interrupt``: from that write
+    to the interrupt's. The floor is the reads that follow on one another, times the round trip.
     """
     frame = bytes(range(FRAME_BYTES))
     for case in _cases(abilities(config)):
         options = engine_options(config, link=_LINK, rtt_ns=case.rtt_ns, seed=seed, keep="records")
         net = NetOptions(max_payload=config.max_payload_bytes, max_read=config.max_read_bytes,
-                         suppress=False, features=SUPPORTED if case.notification_data else
-                         without(Feature.NOTIFICATION_DATA))
+                         suppress=False, features=case.features)
         with open_card(config, options=options, net=net) as card:
             card.engine.run(_SETTLE_CYCLES)
             _log_of(card)
@@ -143,11 +161,8 @@ def latencies(config: NicConfig, *, seed: int, spent: Spent) -> Iterator[dict[st
             _log_of(card)
             card.port.run(_receive(card, frame))
             log, frames = _log_of(card)
-            ring = card.device.rings[_RECEIVE]
-            assert isinstance(ring, SplitRing)
-            index = ring.used.address + _USED_INDEX
             writes = (log["channel"] == _RQ) & (log["kind"] == RequestKind.MEM_WRITE.value)
-            used = _cycle(log, writes & (log["address"] == index))
+            used = _cycle(log, writes & _is_seen(card.device.rings[_RECEIVE], log))
             came = int(frames["last_cycle"][0])
             yield case.row("wire_to_used", config, used - came,
                            _chain(_reads(log), came, used))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +19,19 @@ from sim.native.engine import Engine, EngineOptions
 from sim.native.rings import RingDriver
 from sw_driver.buffers import Shape, make_buffer
 from sw_driver.layouts import Feature, NetHeader
-from sw_driver.net import SUPPORTED, NetOptions, without
+from sw_driver.net import NetOptions, without
 
-__all__ = ["Spent", "abilities", "cycles_of", "engine_options", "measure"]
+__all__ = ["Spent", "abilities", "cycles_of", "engine_options", "flows", "measure"]
 
 _SETTLE_CYCLES = 4000
 _WARM_UP_CYCLES = 25_000
 _WINDOW_CYCLES = 40_000
 _PACKETS_MIN = 100  # in the window, of each direction; else it was too short
-_RECEIVE, _TRANSMIT = 0, 1
+_RECEIVE, _TRANSMIT = 0, 1  # of a pair
+_FLOWS_OF_A_QUEUE = 64  # on average: no queue has none, or much more than others
+_MACS = bytes.fromhex("02524e470000020000000001")
+_FLOW = struct.Struct(">12sHBBHHHBBH8s4sHH")
+"""Ethernet, IPv4 and UDP; addresses and ports are what a flow is known by."""
 
 
 @dataclass
@@ -80,25 +85,28 @@ def measure(point: Point, config: NicConfig, *, seed: int, spent: Spent) -> Meas
     """
     options = engine_options(config, link=point.link, rtt_ns=point.rtt_ns, seed=seed,
                              keep="records", tlp_log=0)
+    left_out = [Feature.RING_PACKED] * (point.ring == "split") + (
+        [Feature.IN_ORDER] * (not point.in_order))
     net = NetOptions(
         max_payload=config.max_payload_bytes, max_read=config.max_read_bytes, interrupts=False,
-        features=SUPPORTED if point.in_order else without(Feature.IN_ORDER),
+        pairs=point.queues, features=without(*left_out),
         receive_bytes=NET_HEADER_BYTES + max(point.frame_bytes, 1514),
         receive_shape=Shape(offsets=(point.align, point.align)))
     with open_card(config, options=options, net=net) as card:
         engine = card.engine
-        if card.device.virtio.has(Feature.IN_ORDER) != point.in_order:
-            raise ValueError(f"{point}: the card does not offer IN_ORDER")
-        frame = (bytes(range(256)) * 64)[:point.frame_bytes]
-        receive: RingDriver | None = None
+        _check_device(card, point)
+        receive: list[RingDriver] = []
         if point.direction != "tx":
-            receive = card.drive(_RECEIVE, transmit=False, batch=point.batch)
+            receive = [card.drive(2 * pair + _RECEIVE, transmit=False, batch=point.batch)
+                       for pair in range(point.queues)]
             # The card has its descriptors before the first frame comes: no backlog to be made up.
             engine.run(_SETTLE_CYCLES)
-            card.wire.generate([frame])
+            card.wire.generate(flows(point.frame_bytes, point.queues))
         if point.direction != "rx":
-            card.port.run(_fill(card, frame, point))
-            card.drive(_TRANSMIT, transmit=True, batch=point.batch)
+            for pair in range(point.queues):
+                queue = 2 * pair + _TRANSMIT
+                card.port.run(_fill(card, queue, point))
+                card.drive(queue, transmit=True, batch=point.batch)
         engine.run(_WARM_UP_CYCLES)
         begun = engine.cycle
         card.wire.take()
@@ -106,27 +114,50 @@ def measure(point: Point, config: NicConfig, *, seed: int, spent: Spent) -> Meas
         engine.check()
         frames, _bytes = card.wire.take()
         measured = []
-        if receive is not None:
-            measured.append(_steady(receive.times[receive.times >= begun], point))
+        if receive:
+            each = [driver.times[driver.times >= begun] for driver in receive]
+            if not all(map(len, each)):
+                raise RuntimeError(f"{point}: a queue received nothing")
+            measured.append(_steady(np.sort(np.concatenate(each)), point))
         if point.direction != "rx":
             measured.append(_steady(frames["last_cycle"][frames["received"] == 0], point))
         spent.add(engine)
     return max(measured, key=lambda each: each.cycles_per_packet)
 
 
-async def _fill(card: NativeCard, frame: bytes, point: Point) -> None:
-    """Fill the transmit ring, and let the card see all of it."""
-    ring = card.device.rings[_TRANSMIT]
+def _check_device(card: NativeCard, point: Point) -> None:
+    """Refuse a card that is not as the point wants it."""
+    for feature, wanted in ((Feature.IN_ORDER, point.in_order),
+                            (Feature.RING_PACKED, point.ring == "packed")):
+        if card.device.virtio.has(feature) != wanted:
+            raise ValueError(f"{point}: the card does not offer {feature.name}")
+    if card.device.active_pairs != point.queues:
+        raise ValueError(f"{point}: the card has {card.device.max_pairs} pairs of queues")
+
+
+def flows(size: int, queues: int) -> list[bytes]:
+    """Give frames to be received: one, or so many flows (UDP) that they spread over the queues."""
+    if queues == 1:
+        return [(bytes(range(256)) * 64)[:size]]
+    rng = random.Random(0)
+    return [_FLOW.pack(_MACS, 0x0800, 0x45, 0, size - 14, 0, 0, 64, 17, 0, rng.randbytes(8),
+                       rng.randbytes(4), size - 34, 0).ljust(size, b"\0")
+            for _ in range(_FLOWS_OF_A_QUEUE * queues)]
+
+
+async def _fill(card: NativeCard, queue: int, point: Point) -> None:
+    """Fill a transmit ring, and let the card see all of it."""
+    ring = card.device.rings[queue]
     shape = Shape(offsets=(point.align, point.align))
     rng = random.Random(0)
-    content = NetHeader().pack() + frame
+    content = NetHeader().pack() + (bytes(range(256)) * 64)[:point.frame_bytes]
     while ring.free_descriptors:
         buffer = make_buffer(card.port, len(content), shape, rng, name="transmit buffer", most=1,
                              device_reads=True)
         buffer.write(content)
         ring.add(buffer.segments, [], buffer)
     ring.publish()
-    await card.device.virtio.notify(_TRANSMIT)
+    await card.device.virtio.notify(queue)
 
 
 def _steady(times: np.ndarray[Any, np.dtype[np.uint64]], point: Point) -> Measured:

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hw.config import NicConfig
 from sim.native.engine import Engine, EngineOptions
 from sim.native.port import NativePort
-from sim.native.rings import RingDriver
+from sim.native.rings import PackedChain, RingDriver
 from sim.native.wire import NativeWire
 from sw_driver.layouts import Feature
 from sw_driver.net import NetDevice, NetOptions
+from sw_driver.packed_ring import PackedRing
 from sw_driver.pci import PciFunction, scan
 from sw_driver.split_ring import SplitRing
 
@@ -35,16 +37,34 @@ class NativeCard:
 
     def drive(self, queue: int, *, transmit: bool, batch: int = 32,
               count: int | None = None) -> RingDriver:
-        """Go on with a queue of the device without Python, by the features that it negotiated."""
+        """Go on with a queue of the device without Python, by the features that it negotiated.
+
+        In a packed ring each chain takes one descriptor, which may name a table (`ValueError`).
+        """
         ring, virtio = self.device.rings[queue], self.device.virtio
-        if not isinstance(ring, SplitRing):
-            raise ValueError(f"queue {queue} has no split ring")
-        return self.engine.drive(
-            available=ring.available.address, used=ring.used.address, size=ring.size,
-            notify_address=virtio.notify_address(queue), notify_value=queue, batch=batch,
-            count=count, transmit=transmit, notify_bytes=virtio.notify_bytes,
-            event_idx=virtio.has(Feature.EVENT_IDX), in_order=virtio.has(Feature.IN_ORDER),
-            notification_data=virtio.has(Feature.NOTIFICATION_DATA))
+        options: dict[str, Any] = {
+            "size": ring.size, "notify_address": virtio.notify_address(queue),
+            "notify_value": queue, "batch": batch, "count": count, "transmit": transmit,
+            "notify_bytes": virtio.notify_bytes, "event_idx": virtio.has(Feature.EVENT_IDX),
+            "in_order": virtio.has(Feature.IN_ORDER),
+            "notification_data": virtio.has(Feature.NOTIFICATION_DATA)}
+        if isinstance(ring, SplitRing):
+            return self.engine.drive(
+                available=ring.available.address, used=ring.used.address, **options)
+        if not isinstance(ring, PackedRing):
+            raise ValueError(f"queue {queue} has neither a split ring nor a packed one")
+        used, given = ring.given()
+        chains = []
+        for chain in given:
+            if len(chain.descriptors) != 1:
+                raise ValueError(f"queue {queue}: a chain of {len(chain.descriptors)} descriptors, "
+                                 f"must be 1 in a packed ring")
+            (address, length, flags), = chain.descriptors
+            chains.append(PackedChain(address, length, chain.writable_bytes, chain.buffer_id,
+                                      flags))
+        return self.engine.drive_packed(
+            descriptors=ring.descriptors.address, device_event=ring.device_event.address,
+            used=used, chains=chains, **options)
 
 
 async def _bring_up(engine: Engine, port: NativePort, config: NicConfig, net: NetOptions | None,

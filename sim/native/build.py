@@ -176,7 +176,7 @@ def _link(folder: Path, header: str, sources: Sequence[str], others: Sequence[st
 
 
 _OURS = ("api.cpp", "driver.cpp", "engine.cpp", "host_access.cpp", "memory.cpp",
-         "root_complex.cpp", "rules.cpp", "wire.cpp")
+         "packed_driver.cpp", "root_complex.cpp", "rules.cpp", "split_driver.cpp", "wire.cpp")
 
 
 def host_library(lanes: int = 64) -> Path:

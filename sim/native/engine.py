@@ -17,7 +17,13 @@ from sim.native.build import card_library, host_library
 from sim.native.library import Event
 from sim.native.link import Link
 from sim.native.memory import NativeMemory, Placement
-from sim.native.rings import RingDriver
+from sim.native.rings import (
+    DriveOptions,
+    PackedChain,
+    RingDriver,
+    packed_driver,
+    split_driver,
+)
 from sim.native.save_file import write_save_file
 from sim.native.wire import NativeWire
 from tb.completer import FaultKind
@@ -398,17 +404,17 @@ class Engine:
 
     # --- rings that need no Python
 
-    def drive(self, *, available: int, used: int, size: int, notify_address: int,
-              notify_value: int, batch: int = 32, count: int | None = None,
-              transmit: bool = False, keep_times: bool = True,
-              notify_bytes: int | None = None, event_idx: bool = False,
-              notification_data: bool = False, in_order: bool = False) -> RingDriver:
-        """Go on with a split ring that a driver in Python set up: see `RingDriver`."""
-        return RingDriver(self._library, self.handle, available=available, used=used, size=size,
-                          notify_address=notify_address, notify_value=notify_value, batch=batch,
-                          count=count, transmit=transmit, keep_times=keep_times,
-                          notify_bytes=notify_bytes, event_idx=event_idx,
-                          notification_data=notification_data, in_order=in_order)
+    def drive(self, *, size: int, available: int, used: int, **options: Any) -> RingDriver:
+        """Go on with a split ring that a driver in Python set up: see `split_driver`."""
+        return split_driver(self._library, self.handle, DriveOptions(**options), size=size,
+                            available=available, used=used)
+
+    def drive_packed(self, *, size: int, descriptors: int, device_event: int, used: int,
+                     chains: Sequence[PackedChain], **options: Any) -> RingDriver:
+        """Go on with a packed ring that a driver in Python set up: see `packed_driver`."""
+        return packed_driver(self._library, self.handle, DriveOptions(**options), size=size,
+                             descriptors=descriptors, device_event=device_event, used=used,
+                             chains=chains)
 
     # --- the card played by hand
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FRAME", "INTERRUPT", "TLP", "VIOLATION", "AccessRecord", "CompletionRecord",
-           "DriverParameters", "DriverRecord", "Event", "LimitsRecord", "RequestRecord", "load"]
+__all__ = ["FRAME", "INTERRUPT", "PACKED_CHAIN", "TLP", "VIOLATION", "AccessRecord",
+           "CompletionRecord", "DriverParameters", "DriverRecord", "Event", "LimitsRecord",
+           "RequestRecord", "load"]
 
 
 class Event(IntFlag):
@@ -37,6 +38,10 @@ FRAME = np.dtype([("first_cycle", "u8"), ("last_cycle", "u8"), ("offset", "u8"),
                   ("received", "u2"), ("error", "u2")])
 """A frame that passed. ``offset``: of its bytes among those that were kept; all ones if not."""
 VIOLATION = np.dtype([("cycle", "u8"), ("text", "S152")])
+PACKED_CHAIN = np.dtype([
+    ("address", "u8"), ("length", "u4"), ("writable", "u4"), ("id", "u2"), ("flags", "u2"),
+    ("pad", "u4")])
+"""A chain of a packed ring, in one descriptor (``packed_driver.h``)."""
 
 
 class RequestRecord(ctypes.Structure):
@@ -74,12 +79,11 @@ class LimitsRecord(ctypes.Structure):
 
 
 class DriverParameters(ctypes.Structure):
-    """What a ring driver goes on with (``driver.h``)."""
+    """What drivers of all rings are told (``driver.h``)."""
 
-    _fields_ = [("available", c_uint64), ("used", c_uint64), ("size", c_uint32),
-                ("batch", c_uint32), ("notify_address", c_uint64), ("notify_value", c_uint32),
-                ("notify_bytes", c_uint32), ("goal", c_uint64), ("transmit", c_uint32),
-                ("keep_times", c_uint32), ("event_idx", c_uint32),
+    _fields_ = [("size", c_uint32), ("batch", c_uint32), ("notify_address", c_uint64),
+                ("notify_value", c_uint32), ("notify_bytes", c_uint32), ("goal", c_uint64),
+                ("transmit", c_uint32), ("keep_times", c_uint32), ("event_idx", c_uint32),
                 ("notification_data", c_uint32), ("in_order", c_uint32)]
 
 
@@ -131,7 +135,9 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "rl_interrupts_take": (c_uint64, (_E, _BYTES, c_uint64)),
     "rl_violations_take": (c_uint64, (_E, _BYTES, c_uint64)),
     "rl_log_sizes": (None, (_E, _U64S)),
-    "rl_driver_add": (c_int, (_E, POINTER(DriverParameters))),
+    "rl_split_driver_add": (c_int, (_E, POINTER(DriverParameters), c_uint64, c_uint64)),
+    "rl_packed_driver_add": (c_int, (_E, POINTER(DriverParameters), c_uint64, c_uint64, c_uint,
+                                     _BYTES, c_uint)),
     "rl_driver_state": (None, (_E, c_uint, POINTER(DriverRecord))),
     "rl_driver_times": (None, (_E, c_uint, _U64S)),
     "rl_driver_stop": (None, (_E, c_uint)),

@@ -1,8 +1,9 @@
-"""A driver of split rings in C++, for runs that Python must not slow down."""
+"""Drivers of rings in C++, for runs that Python must not slow down."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from sim.native import library as c
 
-__all__ = ["RingDriver", "RingState"]
+__all__ = ["DriveOptions", "PackedChain", "RingDriver", "RingState", "packed_driver",
+           "split_driver"]
 
 
 @dataclass(frozen=True)
@@ -34,58 +36,76 @@ class RingState:
         return (self.last_cycle - self.first_cycle) / max(self.done - 1, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DriveOptions:
+    """What a ring is driven with, of either kind."""
+
+    notify_address: int
+    notify_value: int
+    """The kick: what is written where."""
+    notify_bytes: int | None = None
+    """2 or 4 bytes of it (None: as many as it takes)."""
+    batch: int = 32
+    """Chains made available at a time; fewer only when the card has none left."""
+    count: int | None = None
+    """Stop after so many used chains (`Event.DRIVER_DONE`); None: go on."""
+    transmit: bool = False
+    keep_times: bool = True
+    """Keep the cycle in which each chain was seen to be used."""
+    event_idx: bool = False
+    """What was negotiated: the card says at which place it wants a kick."""
+    notification_data: bool = False
+    """A kick tells in its upper half where the next chain will be."""
+    in_order: bool = False
+    """Chains come back in order, and one used entry may stand for several."""
+
+    def parameters(self, size: int) -> c.DriverParameters:
+        """Give all this for a ring of so many entries, if it can be."""
+        if not 1 <= self.batch <= size:
+            raise ValueError(f"batch must be from 1 to {size}, not {self.batch}")
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"count must be at least 1, or None, not {self.count}")
+        told, written = self.notification_data, self.notify_bytes
+        if written is None:
+            written = 4 if told else 2
+        if written != 4 and (written != 2 or told):
+            raise ValueError(f"notify_bytes must be {'' if told else '2 or '}4, not {written}")
+        if written == 4 and self.notify_address % 4:
+            raise ValueError(f"notify_address must be a multiple of 4, not "
+                             f"{self.notify_address:#x}")
+        return c.DriverParameters(
+            size, self.batch, self.notify_address, self.notify_value, written, self.count or 0,
+            self.transmit, self.keep_times, self.event_idx, told, self.in_order)
+
+
+@dataclass(frozen=True)
+class PackedChain:
+    """A chain in a packed ring, which takes one descriptor there."""
+
+    address: int
+    length: int
+    """Of the buffer, or of the table that describes it."""
+    writable: int
+    """Bytes that the card may write."""
+    id: int
+    flags: int
+    """Of the descriptor, AVAIL and USED aside."""
+
+
 class RingDriver:
     """Gives every chain that the card has used to it again, in batches with one kick each.
 
-    It goes on where the driver in Python stopped: descriptors and buffers stay as they are. So a
-    transmit ring in which ``size`` frames were put sends them over and over, and a receive ring
-    never lacks buffers. Until it is stopped, nobody else may touch the ring.
-
-    Parameters
-    ----------
-    available, used
-        Bus addresses of the two rings.
-    size
-        Entries of the ring, a power of two.
-    notify_address, notify_value, notify_bytes
-        The kick: what is written where (2 or 4 bytes; None: as many as it takes).
-    batch
-        Chains made available at a time; fewer only when the card has none left.
-    count
-        Stop after so many used chains (`Event.DRIVER_DONE`); None: go on.
-    keep_times
-        Keep the cycle in which each chain was seen to be used.
-    event_idx, notification_data, in_order
-        What was negotiated: the card says by avail_event which entry it wants a kick for; a kick
-        has the available index in its upper half; chains come back in order, and a used entry of a
-        transmit ring may stand for several (any other order is a violation).
+    It goes on where the driver in Python stopped, and each chain stays as it is. So a transmit ring
+    in which ``size`` frames were put sends them over and over, and a receive ring never lacks
+    buffers. Until it is stopped, nobody else may touch the ring. What the card uses against the
+    rules is a violation, and the end of this driver. Made by `split_driver` and `packed_driver`.
     """
 
-    def __init__(self, library: Any, handle: int, *, available: int, used: int, size: int,
-                 notify_address: int, notify_value: int, batch: int, count: int | None,
-                 transmit: bool, keep_times: bool, notify_bytes: int | None, event_idx: bool,
-                 notification_data: bool, in_order: bool) -> None:
-        if not 1 <= size <= 32768 or size & (size - 1):
-            raise ValueError(f"size must be a power of two from 1 to 32768, not {size}")
-        if not 1 <= batch <= size:
-            raise ValueError(f"batch must be from 1 to {size}, not {batch}")
-        if count is not None and count < 1:
-            raise ValueError(f"count must be at least 1, or None, not {count}")
-        if notify_bytes is None:
-            notify_bytes = 4 if notification_data else 2
-        if notify_bytes != 4 and (notify_bytes != 2 or notification_data):
-            raise ValueError(f"notify_bytes must be {'' if notification_data else '2 or '}4, "
-                             f"not {notify_bytes}")
-        if notify_bytes == 4 and notify_address % 4:
-            raise ValueError(f"notify_address must be a multiple of 4, not {notify_address:#x}")
+    def __init__(self, library: Any, handle: int, index: int, *areas: tuple[str, int]) -> None:
         self._library, self._handle = library, handle
-        parameters = c.DriverParameters(available, used, size, batch, notify_address, notify_value,
-                                        notify_bytes, count or 0, transmit, keep_times, event_idx,
-                                        notification_data, in_order)
-        self._index = library.rl_driver_add(handle, ctypes.byref(parameters))
-        if self._index < 0:
-            name = "available" if self._index == -1 else "used"
-            address = available if self._index == -1 else used
+        self._index = index
+        if index < 0:
+            name, address = areas[-1 - index]
             raise ValueError(f"{name} must be the address of a ring in memory, not {address:#x}")
 
     @property
@@ -108,3 +128,46 @@ class RingDriver:
     def stop(self) -> None:
         """Make nothing available any more; what the card still has comes back."""
         self._library.rl_driver_stop(self._handle, self._index)
+
+
+def split_driver(library: Any, handle: int, options: DriveOptions, *, size: int, available: int,
+                 used: int) -> RingDriver:
+    """Drive a split ring of ``size`` entries (a power of two), at these bus addresses.
+
+    A used entry of a transmit ring may stand for several chains in order, and one of a receive ring
+    for one.
+    """
+    if not 1 <= size <= 32768 or size & (size - 1):
+        raise ValueError(f"size must be a power of two from 1 to 32768, not {size}")
+    parameters = options.parameters(size)
+    index = library.rl_split_driver_add(handle, ctypes.byref(parameters), available, used)
+    return RingDriver(library, handle, index, ("available", available), ("used", used))
+
+
+def packed_driver(library: Any, handle: int, options: DriveOptions, *, size: int, descriptors: int,
+                  device_event: int, used: int, chains: Sequence[PackedChain]) -> RingDriver:
+    """Drive a packed ring of ``size`` entries, at these bus addresses.
+
+    Parameters
+    ----------
+    used
+        Where the next used descriptor will be: from 0 in the first lap, from ``size`` in the
+        second, in which wrap counters are 0.
+    chains
+        All that the card has been given, from there on. A used entry may stand for several of them
+        in order; those without an entry of their own count as written to the end.
+    """
+    if not 1 <= size <= 32768:
+        raise ValueError(f"size must be from 1 to 32768, not {size}")
+    if not 0 <= used < 2 * size:
+        raise ValueError(f"used must be from 0 to {2 * size - 1}, not {used}")
+    if len(chains) > size or len({chain.id for chain in chains}) < len(chains):
+        raise ValueError(f"there must be at most {size} chains, each with its own id")
+    parameters = options.parameters(size)
+    table = np.zeros(len(chains), c.PACKED_CHAIN)
+    for number, chain in enumerate(chains):
+        table[number] = (chain.address, chain.length, chain.writable, chain.id, chain.flags, 0)
+    index = library.rl_packed_driver_add(handle, ctypes.byref(parameters), descriptors,
+                                         device_event, used, table.ctypes.data, len(chains))
+    return RingDriver(library, handle, index, ("descriptors", descriptors),
+                      ("device_event", device_event))

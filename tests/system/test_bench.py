@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from itertools import product
 from pathlib import Path
 
@@ -15,22 +16,25 @@ from sim.bench.points import Abilities, Point, points
 from sim.bench.results import point_row
 from sim.bench.run import BenchOptions, run_bench
 from sim.bench.throughput import Spent, abilities, measure
-from sim.soak import SoakFailure, SoakOptions, run_soak, soak
+from sim.soak import SoakFailure, SoakOptions, _driver, _turns, run_soak, soak
+from sw_driver.layouts import Feature
 
 ROOT = Path(__file__).parents[2]
 FULL = NicConfig.preset("full")
 
 
 def test_today() -> None:
-    assert abilities(FULL) == Abilities(("split",), 1, True, 9018, notification_data=True)
+    assert abilities(FULL) == Abilities(
+        ("split", "packed"), FULL.queue_pairs, True, 9018, notification_data=True)
 
 
+@pytest.mark.parametrize("ring", ["split", "packed"])
 @pytest.mark.parametrize("direction", ["tx", "rx", "duplex"])
 @pytest.mark.parametrize("frame_bytes", [60, 1514])
-def test_no_point_passes_its_limit(direction: str, frame_bytes: int) -> None:
+def test_no_point_passes_its_limit(direction: str, frame_bytes: int, ring: str) -> None:
     """Nor is it far below: the card is at 0.85 at least, and each run of a point is the same."""
     point, = (point for point in points(abilities(FULL), "quick")
-              if (point.direction, point.frame_bytes) == (direction, frame_bytes))
+              if (point.direction, point.frame_bytes, point.ring) == (direction, frame_bytes, ring))
     first, second = (measure(point, FULL, seed=1, spent=Spent()) for _ in range(2))
     assert first == second
     row = point_row(point, first, FULL)
@@ -39,18 +43,20 @@ def test_no_point_passes_its_limit(direction: str, frame_bytes: int) -> None:
 
 def test_latency() -> None:
     paths = ("doorbell_to_wire", "wire_to_used", "used_to_interrupt")
-    rows = {(row["path"], row["rtt_ns"], row["notification_data"]): row
+    rows = {(row["ring"], row["path"], row["rtt_ns"], row["notification_data"]): row
             for row in latencies(FULL, seed=1, spent=Spent())}
-    assert rows.keys() == set(product(paths, (500, 1000), (False, True)))
-    for told in (False, True):
+    assert rows.keys() == set(product(("split", "packed"), paths, (500, 1000), (False, True)))
+    for ring, told in product(("split", "packed"), (False, True)):
         for rtt_ns in (500, 1000):
-            # A doorbell that tells the index spares the first read.
-            assert rows["doorbell_to_wire", rtt_ns, told]["reads"] == 4 - told
-            assert rows["wire_to_used", rtt_ns, told]["reads"] == 0
-            assert rows["used_to_interrupt", rtt_ns, told]["reads"] == 1
+            # A doorbell that tells the index spares the first read, and a descriptor that says
+            # itself that it is available the first two.
+            reads = 2 if ring == "packed" else 4 - told
+            assert rows[ring, "doorbell_to_wire", rtt_ns, told]["reads"] == reads
+            assert rows[ring, "wire_to_used", rtt_ns, told]["reads"] == 0
+            assert rows[ring, "used_to_interrupt", rtt_ns, told]["reads"] == 1
         for path in paths:
             # What the card adds is its own: it does not depend on the host.
-            added = [rows[path, rtt_ns, told]["added_cycles"] for rtt_ns in (500, 1000)]
+            added = [rows[ring, path, rtt_ns, told]["added_cycles"] for rtt_ns in (500, 1000)]
             assert added[0] == added[1] > 0
 
 
@@ -91,10 +97,27 @@ def test_soak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_soak(options) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["passed"] >= 6000
-    assert summary["sent"] and summary["received"] and summary["resets"]
+    assert summary["sent"] and summary["received"] and summary["resets"] and summary["manners"]
     assert summary["received"] + sum(summary["dropped"].values()) <= summary["given"]
     assert capsys.readouterr().out.endswith(f"soak: {summary['passed']} passed, 0 failed, "
                                             "0 skipped\n")
+
+
+def test_a_soak_has_all_manners() -> None:
+    """Of eight drivers, one has each mixture; frames are merged into buffers that are short."""
+    turns = _turns(random.Random(3))
+    for _ in range(3):
+        assert {tuple(next(turns)) for _ in range(8)} == {
+            (ring, *merged, *tables) for ring in ("split", "packed")
+            for merged in ((), ("merged",)) for tables in ((), ("tables",))}
+    rng = random.Random(4)
+    for _ in range(200):
+        manners = next(turns)
+        net = _driver(rng, FULL, manners)
+        assert (Feature.RING_PACKED in net.features) == manners.packed
+        assert (Feature.INDIRECT_DESC in net.features) == manners.tables
+        assert (Feature.MRG_RXBUF in net.features) == manners.merged
+        assert (net.receive_bytes is not None) == manners.merged
 
 
 @pytest.mark.parametrize(("change", "says"), [

@@ -18,7 +18,9 @@ from sim.native.link import Link
 from sim.native.port import CardViolation
 from sim.pcap import read_frames
 from sim.runner import missing, run_cocotb
-from sw_driver.net import NetOptions
+from sw_driver.buffers import Shape
+from sw_driver.layouts import Feature
+from sw_driver.net import NetOptions, without
 from tb.wire import LINE_100G
 from tests.system.bench_scenario import RESULTS
 from tests.system.scenario import frames_of, play
@@ -174,7 +176,8 @@ def test_events(card: NativeCard) -> None:
 @pytest.mark.parametrize("strict", [True, False])
 def test_violations(strict: bool) -> None:
     """What the card does wrong ends a strict run; here the host takes the memory away."""
-    with open_card(FULL, strict=strict) as card:
+    net = NetOptions(features=without(Feature.RING_PACKED))
+    with open_card(FULL, strict=strict, net=net) as card:
         card.engine.run(2000)  # what the card looks at once after DRIVER_OK
         (ring,) = (region for region in card.engine.memory.regions
                    if region.name.endswith("transmit available ring"))
@@ -192,11 +195,16 @@ async def _kick(card: NativeCard) -> None:
     await card.port.sleep(2000)
 
 
+@pytest.mark.parametrize(("packed", "in_order"), [
+    (False, True), (True, True), (True, False)])
 @pytest.mark.parametrize("transmit", [True, False])
-def test_ring_driver(transmit: bool, seed: int) -> None:
+def test_ring_driver(transmit: bool, packed: bool, in_order: bool, seed: int) -> None:
     """Rings that Python set up go on without it, and every frame is whole."""
     frames = [frame.ljust(60, b"\0") for frame in frames_of(seed, 16, 200)]
-    net = NetOptions(interrupts=False)
+    left_out = [Feature.RING_PACKED] * (not packed) + [Feature.IN_ORDER] * (not in_order)
+    # An odd size as well: laps of a packed ring end anywhere.
+    net = NetOptions(interrupts=False, features=without(*left_out), indirect="always",
+                     queue_size=83 if packed else None)
     with open_card(FULL, options=EngineOptions(rx_rate=20.0), net=net) as card:
         device, engine = card.device, card.engine
         number = 1 if transmit else 0
@@ -218,6 +226,15 @@ def test_ring_driver(transmit: bool, seed: int) -> None:
         engine.check()
         card.port.run(device.close())
         engine.run(1000)  # the rings are gone, and nobody looks at them any more
+
+
+def test_a_chain_of_several_descriptors_is_not_driven_in_a_packed_ring() -> None:
+    shape = Shape(segments=(2, 2))
+    net = NetOptions(interrupts=False, transmit_shape=shape, indirect="never")
+    with open_card(FULL, net=net) as card:
+        card.port.run(card.device.send(bytes(60)))
+        with pytest.raises(ValueError, match="a chain of 2 descriptors, must be 1 in a packed"):
+            card.drive(1, transmit=True)
 
 
 def test_link_rate() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import binascii
 import json
+from collections import Counter
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +20,8 @@ from sim.bench.page import performance_page, unexplained
 from sim.bench.points import FRAME_BYTES, POINTS_MAX, Abilities, Point, points
 from sim.bench.report import write_html
 from sim.bench.results import Measured, compare, point_row, read_results
+from sim.bench.throughput import flows
+from sw_driver.layouts import Feature
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "bench.schema.json"
 EVERYTHING = Abilities(rings=get_args(Ring), queues=16, in_order=True, max_frame_bytes=9018,
@@ -70,17 +75,37 @@ def test_what_the_card_cannot_do_is_left_out() -> None:
 
 def test_latencies_are_measured_with_what_the_card_offers() -> None:
     """Without NOTIFICATION_DATA always, so that there is a figure to compare with."""
-    assert {(case.notification_data, case.rtt_ns) for case in _cases(TODAY)} == {
-        (False, 500), (False, 1000)}
-    assert {(case.notification_data, case.rtt_ns) for case in _cases(EVERYTHING)} == {
-        (False, 500), (False, 1000), (True, 500), (True, 1000)}
+    assert {(case.ring, case.notification_data, case.rtt_ns) for case in _cases(TODAY)} == {
+        ("split", False, 500), ("split", False, 1000)}
+    assert {(case.ring, case.notification_data, case.rtt_ns) for case in _cases(EVERYTHING)} == set(
+        product(("split", "packed"), (False, True), (500, 1000)))
+    for case in _cases(EVERYTHING):
+        assert (Feature.RING_PACKED in case.features) == (case.ring == "packed")
+        assert (Feature.NOTIFICATION_DATA in case.features) == case.notification_data
     rows = [case.row("wire_to_used", CONFIG, 100, 0) for case in _cases(EVERYTHING)]
     schema = json.loads(SCHEMA.read_text())["properties"]["latency"]
     jsonschema.validate(rows, schema)
-    assert [row["notification_data"] for row in rows] == [False, False, True, True]
+    assert [(row["ring"], row["notification_data"]) for row in rows] == [
+        (ring, told) for ring in ("split", "packed") for told in (False, True) for _rtt in range(2)]
     # Each is compared with its like alone.
     before = {"points": [], "latency": rows}
     assert len({change.what for change in compare(before, before)}) == len(rows)
+
+
+@pytest.mark.parametrize("size", [60, 1514])
+def test_flows_reach_every_queue(size: int) -> None:
+    """By the hash of their addresses and ports, about as many each; one queue has one flow."""
+    assert len(flows(size, 1)) == 1
+    for queues in (2, 16):
+        frames = flows(size, queues)
+        assert {len(frame) for frame in frames} == {size}
+        # UDP in IPv4 without options, not part of a datagram: addresses and ports count.
+        assert {(frame[12:15], frame[20:22], frame[23]) for frame in frames} == {
+            (b"\x08\x00\x45", bytes(2), 17)}
+        shares = Counter((binascii.crc_hqx(frame[26:38], 0) >> 4) * queues >> 12
+                         for frame in frames)
+        assert len(shares) == queues
+        assert 32 <= min(shares.values()) <= max(shares.values()) <= 96
 
 
 def _results(cycles: int) -> dict[str, Any]:

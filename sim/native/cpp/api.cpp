@@ -6,6 +6,8 @@
 #include <string>
 
 #include "engine.h"
+#include "packed_driver.h"
+#include "split_driver.h"
 
 using namespace ringlet;
 
@@ -288,19 +290,39 @@ void rl_log_sizes(void* e, uint64_t* to) {
 
 // --- ring drivers
 
-int rl_driver_add(void* e, const RingDriver::Parameters* parameters) {
-    Engine& engine = of(e);
-    Engine::Held held(engine);
+// Where `size` bytes at a bus address lie, or null.
+static uint8_t* area(Engine& engine, uint64_t address, uint64_t size) {
+    const Region* region = engine.memory.find(address, size);
+    return region ? region->bytes + (address - region->address) : nullptr;
+}
+
+static int add(Engine& engine, std::unique_ptr<RingDriver> driver) {
+    engine.drivers.push_back(std::move(driver));
+    return int(engine.drivers.size()) - 1;
+}
+
+int rl_split_driver_add(void* e, const RingDriver::Parameters* parameters, uint64_t available,
+                        uint64_t used) {
+    Engine::Held held(of(e));
     uint64_t size = parameters->size;
     unsigned event = parameters->event_idx ? 2 : 0;
-    const Region* available = engine.memory.find(parameters->available, 4 + 2 * size + event);
-    if (!available) return -1;
-    uint8_t* available_at = available->bytes + (parameters->available - available->address);
-    const Region* used = engine.memory.find(parameters->used, 4 + 8 * size + event);
-    if (!used) return -2;
-    uint8_t* used_at = used->bytes + (parameters->used - used->address);
-    engine.drivers.push_back(std::make_unique<RingDriver>(*parameters, available_at, used_at));
-    return int(engine.drivers.size()) - 1;
+    uint8_t* available_at = area(of(e), available, 4 + 2 * size + event);
+    if (!available_at) return -1;
+    uint8_t* used_at = area(of(e), used, 4 + 8 * size + event);
+    if (!used_at) return -2;
+    return add(of(e), std::make_unique<SplitDriver>(*parameters, available_at, used_at));
+}
+
+int rl_packed_driver_add(void* e, const RingDriver::Parameters* parameters, uint64_t descriptors,
+                         uint64_t device_event, unsigned used,
+                         const PackedDriver::Chain* chains, unsigned count) {
+    Engine::Held held(of(e));
+    uint8_t* descriptors_at = area(of(e), descriptors, 16 * uint64_t(parameters->size));
+    if (!descriptors_at) return -1;
+    uint8_t* event_at = area(of(e), device_event, 4);
+    if (!event_at) return -2;
+    return add(of(e), std::make_unique<PackedDriver>(*parameters, descriptors_at, event_at, used,
+                                                     chains, count));
 }
 
 struct DriverRecord {

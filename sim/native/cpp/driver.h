@@ -1,4 +1,4 @@
-// A driver of split rings that costs no Python: it gives every used buffer to the card again.
+// Drivers of rings that cost no Python: they give every used chain to the card again.
 #pragma once
 
 #include <cstdint>
@@ -6,25 +6,25 @@
 
 #include "counters.h"
 #include "events.h"
-#include "memory.h"
 #include "root_complex.h"
 
 namespace ringlet {
 
-// Goes on from where another driver left a ring: the descriptors stay as they are, and each chain
-// that the card has used is made available again, in batches, one kick each. So a transmit queue
-// sends the frames that it was left with over and over, and a receive queue never lacks buffers.
-// It asks for no interrupts: the flag, or used_event, stays as it was left.
+// What drivers of split and of packed rings have in common: when they give how much, and the kicks.
+//
+// A driver goes on from where another one left a ring: each chain that the card has used is made
+// available again as it was, in batches, one kick each. So a transmit queue sends the frames that
+// it was left with over and over, and a receive queue never lacks buffers. It asks for no
+// interrupts: the wish stays as it was left.
 class RingDriver {
 public:
     struct Parameters {
-        uint64_t available, used;  // bus addresses
-        uint32_t size;             // entries
-        uint32_t batch;            // chains made available at a time
+        uint32_t size;               // entries
+        uint32_t batch;              // chains made available at a time
         uint64_t notify_address;
         uint32_t notify_value;
-        uint32_t notify_bytes;     // 2 or 4
-        uint64_t goal;             // stop after so many used chains; 0: go on
+        uint32_t notify_bytes;       // 2 or 4
+        uint64_t goal;               // stop after so many used chains; 0: go on
         uint32_t transmit;
         uint32_t keep_times;
         uint32_t event_idx;          // what was negotiated
@@ -32,17 +32,16 @@ public:
         uint32_t in_order;
     };
 
-    RingDriver(const Parameters& parameters, uint8_t* available, uint8_t* used);
+    virtual ~RingDriver() = default;
 
-    // Look at the used ring; once a cycle.
+    // Look at what was used; once a cycle.
     void step(uint64_t now, RootComplex& root, Counters& counters, Events& events);
 
     void stop() { running_ = false; }  // what is used from now on is kept, and not given back
 
-    // The memory from `begin` to `end` goes: end for good if a ring lies there.
+    // The memory from `begin` to `end` goes: end for good if the ring lies there.
     void leave(const uint8_t* begin, const uint8_t* end) {
-        auto inside = [=](const uint8_t* at) { return at >= begin && at < end; };
-        if (inside(available_) || inside(used_)) gone_ = true;
+        if (lies_in(begin, end)) gone_ = true;
     }
 
     uint64_t done = 0;         // used chains
@@ -53,21 +52,52 @@ public:
     uint64_t last_cycle = 0;
     std::vector<uint64_t> times;  // when each chain was seen to be used
 
+protected:
+    // Chains that are with the card now count as given: they come back like all others.
+    RingDriver(const Parameters& parameters, uint64_t given)
+        : parameters_(parameters), given_(given) {}
+
+    static uint16_t load16(const uint8_t* at) {
+        return *reinterpret_cast<const volatile uint16_t*>(at);
+    }
+    static void store16(uint8_t* at, uint16_t value) {
+        *reinterpret_cast<volatile uint16_t*>(at) = value;
+    }
+
+    const Parameters parameters_;
+
+    enum class Wanted { no, yes, nonsense };
+
+    // A chain has come back: what it is called, to be given again.
+    void came(uint64_t now, uint16_t chain) {
+        held_.push_back(chain);
+        if (!done++) first_cycle = now;
+        last_cycle = now;
+        if (parameters_.keep_times) times.push_back(now);
+    }
+
 private:
-    Parameters parameters_;
-    uint8_t* available_;
-    uint8_t* used_;
-    uint16_t seen_;       // used index up to which we have looked
-    uint16_t published_;  // available index
-    uint64_t given_ = 0;
+    // Take all that was used, each chain by `came`; false if there is what must not be.
+    virtual bool take(uint64_t now, Events& events) = 0;
+
+    // Make so many chains available, in this order.
+    virtual void give(const uint16_t* chains, unsigned count) = 0;
+
+    // Whether the card wants a kick; to be asked once for what the last `give` made available.
+    virtual Wanted kick_wanted(Events& events) const = 0;
+
+    // What NOTIFICATION_DATA tells of the ring.
+    virtual uint16_t told() const = 0;
+
+    virtual bool lies_in(const uint8_t* begin, const uint8_t* end) const = 0;
+
+    void give_back(RootComplex& root, Counters& counters, Events& events);
+    void kick(RootComplex& root);
+
+    uint64_t given_;
     bool running_ = true;
     bool gone_ = false;
     std::vector<uint16_t> held_;
-
-    void publish(RootComplex& root, Counters& counters);
-    uint16_t available_at(uint16_t index) const;
-    unsigned batch_of(unsigned head, unsigned pending) const;
-    bool kick_wanted(uint16_t old) const;
 };
 
 }  // namespace ringlet
