@@ -534,7 +534,7 @@ async def rate(dut: Any, kind: int) -> None:
     reads = len(w.reads) / posted
     dut._log.info(f"{KINDS[kind]}: {spent:.2f} cycles a chain, {reads:.3f} reads a chain, "
                   f"{w.flag_writes} flag writes, {queue.kicks} kicks")
-    assert spent <= (6.5 if queue.indirect else 3 if queue.packed else 2.5)
+    assert spent <= (2.5 if not queue.indirect else 6 if queue.packed else 8.5)
     await w.settle()
 
 
