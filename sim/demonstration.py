@@ -18,6 +18,7 @@ from sim.native.log import as_records, as_text
 from sim.trace import Step, annotate
 from sw_driver.layouts import Feature
 from sw_driver.management import Management
+from sw_driver.net import NetOptions, without
 from tb.root_complex import TlpRecord
 
 __all__ = ["POINTS", "Demonstration", "demonstrate"]
@@ -142,7 +143,11 @@ def demonstrate(what: Demonstration, progress: Callable[[str], None]) -> dict[st
     options = engine_options(config, link=_LINK, rtt_ns=_RTT_NS, seed=what.seed, keep="bytes")
     log: list[TlpRecord] = []
     progress("a driver brings the card up")
-    with open_card(config, options=options, waves=what.waves, window=what.window) as card:
+    # A split ring's steps are those that most readers know.
+    net = NetOptions(max_payload=config.max_payload_bytes, max_read=config.max_read_bytes,
+                     features=without(Feature.RING_PACKED))
+    with open_card(config, options=options, net=net, waves=what.waves,
+                   window=what.window) as card:
         results: dict[str, Any] = {"up_cycles": card.engine.cycle}
         device = card.device
         results["device"] = {

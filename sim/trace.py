@@ -34,6 +34,10 @@ def _of_write(region: Any, offset: int) -> str:
     if region.name.endswith("used ring"):
         return {0: "kick suppression", 2: "used index",
                 region.size - _EVENT_BYTES: "kick event"}.get(offset, "used entry")
+    if region.name.endswith("descriptor ring"):
+        return "used descriptor"
+    if region.name.endswith("device events"):
+        return "kick event"
     return "frame" if "buffer" in region.name else str(region.name)
 
 
@@ -41,8 +45,10 @@ def _of_read(region: Any, offset: int) -> str:
     if region.name.endswith("available ring"):
         return {0: "interrupt suppression", 2: "available index",
                 region.size - _EVENT_BYTES: "interrupt event"}.get(offset, "available ring")
-    if region.name.endswith("descriptors"):
+    if region.name.endswith(("descriptors", "descriptor ring")):
         return "descriptor"
+    if region.name.endswith("driver events"):
+        return "interrupt event"
     return "frame" if "buffer" in region.name else str(region.name)
 
 
