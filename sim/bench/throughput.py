@@ -127,10 +127,11 @@ def measure(point: Point, config: NicConfig, *, seed: int, spent: Spent) -> Meas
 
 def _check_device(card: NativeCard, point: Point) -> None:
     """Refuse a card that is not as the point wants it."""
-    for feature, wanted in ((Feature.IN_ORDER, point.in_order),
-                            (Feature.RING_PACKED, point.ring == "packed")):
+    for name, feature, wanted in (
+            ("IN_ORDER", Feature.IN_ORDER, point.in_order),
+            ("RING_PACKED", Feature.RING_PACKED, point.ring == "packed")):
         if card.device.virtio.has(feature) != wanted:
-            raise ValueError(f"{point}: the card does not offer {feature.name}")
+            raise ValueError(f"{point}: the card does not offer {name}")
     if card.device.active_pairs != point.queues:
         raise ValueError(f"{point}: the card has {card.device.max_pairs} pairs of queues")
 

@@ -19,6 +19,14 @@ SWITCHES = [(event_idx, notification_data, in_order) for event_idx in (False, Tr
             for notification_data in (False, True) for in_order in (False, True)]
 
 
+def _kicks(engine: Engine) -> list[int]:
+    """Give what was written with each kick since the last look: the whole dword."""
+    engine.run(20)
+    log = engine.take_tlps()
+    assert not len(log) or set(log["address"]) == {DOORBELL}
+    return [int.from_bytes(bytes(tlp["data"])[:4], "little") for tlp in log]
+
+
 class World:
     """An engine with a ring whose chains 0, 1, ... are all with the card."""
 
@@ -57,11 +65,7 @@ class World:
         self.used.write(2, struct.pack("<H", self.given_back))
 
     def kicks(self) -> list[int]:
-        """What was written with each kick since the last look: the whole dword."""
-        self.engine.run(20)
-        log = self.engine.take_tlps()
-        assert not len(log) or set(log["address"]) == {DOORBELL}
-        return [int.from_bytes(bytes(tlp["data"])[:4], "little") for tlp in log]
+        return _kicks(self.engine)
 
 
 @contextmanager
@@ -152,7 +156,7 @@ def test_parameters_that_cannot_be() -> None:
         whole = {name: engine.memory.allocate(6 + 8 * SIZE, align=64) for name in short}
 
         def drive(available: int, used: int, **more: bool | int) -> None:
-            engine.drive(**{  # type: ignore[arg-type]
+            engine.drive(**{
                 "available": available, "used": used, "size": SIZE, "batch": 4,
                 "notify_address": DOORBELL, "notify_value": 0, **more})
 
@@ -248,7 +252,8 @@ class PackedWorld:
     def told(self, position: int) -> int:
         return position % self.size | self.wrap(position) << 15
 
-    kicks = World.kicks
+    def kicks(self) -> list[int]:
+        return _kicks(self.engine)
 
 
 @contextmanager
