@@ -17,7 +17,7 @@ RUN := $(BIN)/python
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help set-up sim bench soak test conformance lint verilog synth docs lock system-deps clean
+.PHONY: help set-up sim bench soak test formal conformance lint verilog synth docs lock system-deps clean
 
 help:
 	@sed -n 's/^## *//p' $(MAKEFILE_LIST)
@@ -39,6 +39,13 @@ ARGS ?=
 WORKERS ?= 2
 test: $(READY)
 	RINGLET_SEED=$(SEED) $(RUN) -m pytest -n $(WORKERS) $(ARGS) $(TESTS)
+
+## make formal        proofs of single blocks by a solver: build/formal; PROOFS="name ...",
+##                    FAULTS=1: that each proof finds the faults it is there for
+PROOFS ?=
+FAULTS ?=
+formal: $(READY)
+	$(RUN) -m tests.formal$(if $(FAULTS),.faults) $(PROOFS)
 
 ## make conformance   which of virtio's clauses the tests show: build/conformance
 conformance: $(READY)
