@@ -77,12 +77,17 @@ def draw_driver(rng: random.Random) -> NetOptions:
     sizes = [16, 64, 256, 1024]
     if Feature.RING_PACKED not in left_out:
         sizes += [19, 100, 777]
-    small = Feature.MRG_RXBUF not in left_out and rng.random() < 0.5
+    size = rng.choice([size for size in sizes if size <= config.queue_size_max])
+    # Merged buffers: all of them together hold the longest frame.
+    small = [None, *(length for length in (90, 300, 2000)
+                     if Feature.MRG_RXBUF not in left_out
+                     and size * length > 2 * config.max_frame_bytes)]
+    receive_bytes = rng.choice(small)
     return NetOptions(
-        features=without(*left_out), receive_bytes=rng.choice((90, 300, 2000)) if small else None,
-        indirect=rng.choice(("always", "chains", "never")),
-        queue_size=rng.choice([size for size in sizes if size <= config.queue_size_max]),
-        refill_batch=rng.choice((1, 8)), receive_shape=shape(),
+        features=without(*left_out), receive_bytes=receive_bytes,
+        indirect=rng.choice(("always", "chains", "never")), queue_size=size,
+        refill_batch=rng.choice((1, 8)),
+        receive_shape=shape() if receive_bytes is None else Shape(),
         transmit_shape=shape(), interrupts=rng.random() < 0.8, suppress=rng.random() < 0.7,
         shuffle=rng.random() < 0.6, max_payload=rng.choice((128, config.max_payload_bytes)),
         max_read=rng.choice((128, config.max_read_bytes)), seed=rng.randrange(1 << 30))
