@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from amaranth.back import rtlil  # type: ignore[attr-defined]  # not in stubs
 from amaranth.hdl import (
@@ -86,7 +86,7 @@ class Harness(Elaboratable):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.domains.sync = domain = ClockDomain(reset_less=True)
-        self.ports["clk"] = (domain.clk, PortDirection.Input)
+        self.ports["clk"] = (cast("Any", domain).clk, PortDirection.Input)
         self.build(m)
         return m
 
@@ -115,16 +115,16 @@ class Harness(Elaboratable):
 
     def assume(self, m: Module, what: ValueLike) -> None:
         """Look only at what keeps to this, in every cycle."""
-        m.d.comb += Assume(what)
+        m.d.comb += Assume(what)  # type: ignore[call-arg]
 
     def check(self, m: Module, what: ValueLike, name: str) -> None:
         """Demand that this holds, in every cycle."""
         named = Signal(name=self._name("check_" + re.sub(r"\W+", "_", name)))
-        m.d.comb += [named.eq(Value.cast(what).bool()), Assert(named)]
+        m.d.comb += [named.eq(Value.cast(what).bool()), Assert(named)]  # type: ignore[call-arg]
 
     def cover(self, m: Module, what: ValueLike) -> None:
         """Demand that this can happen."""
-        m.d.comb += Cover(what)
+        m.d.comb += Cover(what)  # type: ignore[call-arg]
 
     def feed(self, m: Module, port: stream.Interface, name: str, bits: int | None = None) -> Value:
         """Drive a stream as any source may that keeps the rules; give its transfers.
@@ -138,7 +138,8 @@ class Harness(Elaboratable):
         m.d.sync += [held.eq(valid & ~port.ready), kept.eq(payload)]
         self.assume(m, ~held | (valid & (payload == kept)))
         m.d.comb += [port.valid.eq(valid), Value.cast(port.payload).eq(payload)]
-        return valid & port.ready
+        found: Value = valid & port.ready
+        return found
 
     def drain(self, m: Module, port: stream.Interface, name: str) -> Value:
         """Take a stream whenever, and check that it keeps the rules; give its transfers."""
@@ -150,7 +151,8 @@ class Harness(Elaboratable):
         m.d.sync += [held.eq(port.valid & ~ready), kept.eq(payload)]
         self.check(m, ~held | port.valid, f"{name} withdraws nothing")
         self.check(m, ~held | (payload == kept), f"{name} changes nothing that waits")
-        return port.valid & ready
+        found: Value = port.valid & ready
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Proofs about streams: memories, registers, queues, arbiters, the list of members with work."""
 
+from functools import partial
 from typing import Any
 
 from amaranth import Cat, Module, Mux, Signal, Value
@@ -226,16 +227,16 @@ PROOFS = [
     Proof(name="stream_register", harness=lambda: RegisterKeepsOrder(StreamRegister, 2), depth=12),
     Proof(name="pipe_register", harness=lambda: RegisterKeepsOrder(PipeRegister, 1), depth=12),
     Proof(name="skid_register", harness=lambda: RegisterKeepsOrder(SkidRegister, 1), depth=12),
-    *(Proof(name=f"queue_{depth}", harness=lambda depth=depth: QueueKeepsOrder(depth),
+    *(Proof(name=f"queue_{depth}", harness=partial(QueueKeepsOrder, depth),
             depth=2 * depth + 5, slow=depth > 2) for depth in (2, 3, 4)),
     *(Proof(name=f"block_queue_{depth}",
-            harness=lambda depth=depth: QueueKeepsOrder(depth, block=True),
+            harness=partial(QueueKeepsOrder, depth, block=True),
             depth=2 * depth + 5, slow=depth > 2) for depth in (2, 3, 4)),
-    *(Proof(name=f"arbiter_{inputs}", harness=lambda inputs=inputs: ArbiterIsFair(inputs),
+    *(Proof(name=f"arbiter_{inputs}", harness=partial(ArbiterIsFair, inputs),
             depth=5 + inputs, slow=inputs > 3) for inputs in (2, 3, 5)),
     *(Proof(name=f"packet_arbiter_{inputs}",
-            harness=lambda inputs=inputs: ArbiterKeepsPackets(inputs),
+            harness=partial(ArbiterKeepsPackets, inputs),
             depth=6 + inputs, slow=inputs > 3) for inputs in (2, 4)),
-    *(Proof(name=f"work_list_{count}", harness=lambda count=count: WorkListLosesNothing(count),
+    *(Proof(name=f"work_list_{count}", harness=partial(WorkListLosesNothing, count),
             depth=4 + 4 * count, slow=count > 2) for count in (2, 3)),
 ]
