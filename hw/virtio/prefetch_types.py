@@ -40,7 +40,7 @@ __all__ = [
 BURST_MAX = 32
 """Most ring entries, and most descriptors, of one read."""
 
-OPEN_MAX = 128
+OPEN_MAX = 320
 """Chains of a queue with INDIRECT_DESC that were fetched and are not complete: when there are so
 many, no more are fetched. A burst may go beyond."""
 

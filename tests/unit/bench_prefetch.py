@@ -512,7 +512,7 @@ async def a_frame_that_has_begun_is_finished(dut: Any) -> None:
 async def rate(dut: Any, kind: int) -> None:
     """One queue of 60-byte frames, reads of 250 cycles: at most 2.5 cycles a chain.
 
-    With a table for each 6 of a packed ring, 8.5 of a split one: no more than 128 chains wait.
+    With a table for each 6 of a packed ring, 8.5 of a split one: no more than 320 chains wait.
     """
     w = world(dut, False, 25, modes=(KINDS[kind],), latency=(250, 250), write_latency=(20, 20),
               hold=(0, 0))
