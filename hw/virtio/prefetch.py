@@ -108,7 +108,8 @@ class Prefetch(wiring.Component):
     max_chain_bytes
         Longest chain to send; a longer one is a fault. Below 131071.
     chains_max
-        Chains between the read of their first descriptor and their last, at least 64.
+        Chains between the read of their first descriptor and their last, at least 64. Those of
+        queues with INDIRECT_DESC have 352 places a queue besides.
     table_cells
         Cells a queue for entries of indirect tables, a power of two from 8 to 1024. A table may
         have half as many entries; a longer one is a fault.

@@ -283,11 +283,11 @@ class FaultReason(enum.Enum, shape=4):
     INDEX_JUMP = 1        # the available index moved by more than the queue size
     HEAD_RANGE = 2        # an available entry names no descriptor of the table
     NEXT_RANGE = 3        # a descriptor's next names none
-    LOOP = 4              # a chain longer than the queue
+    LOOP = 4              # a chain that comes back to itself, or is longer than its queue or table
     ZERO_LENGTH = 5       # a buffer of no bytes
     DIRECTION = 6         # device-writable in TX, device-readable in RX
-    BAD_FLAGS = 7         # a flag that was not negotiated (INDIRECT)
-    BAD_LENGTH = 8        # a chain shorter than the header, or longer than any frame
+    BAD_FLAGS = 7         # a flag that was not negotiated, or not here: INDIRECT
+    BAD_LENGTH = 8        # a chain shorter than the header, or longer than any frame; a bad table
     # 8 + `hw.pcie.types.ReadError`.
     READ_FAILED = 9       # a DMA read came back with UR or CA, or bus mastering was off
     READ_POISONED = 10
