@@ -8,13 +8,13 @@ from hw.pcie.types import WriteSegmentLayout
 from hw.stream.connect import connect_streams
 from hw.stream.queue import StreamQueue
 from hw.stream.types import BeatLayout
-from hw.virtio.prefetch_types import NotifyFlagLayout, PrefetchSizes
+from hw.virtio.prefetch_types import IN_PIPELINE, NotifyFlagLayout, PrefetchSizes
 
 __all__ = ["KickSuppression"]
 
 _FLAG_BYTES = 2
 _WIDE_BYTES = 4
-_DEPTH = 8
+_DEPTH = 16
 
 
 class KickSuppression(wiring.Component):
@@ -22,7 +22,7 @@ class KickSuppression(wiring.Component):
     packed ring, and tell when the write is in order.
 
     | Latency: 2 cycles from ``flags`` to the write. Throughput: one write at a time.
-    | Storage: 8 writes that wait.
+    | Storage: 16 writes that wait.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class KickSuppression(wiring.Component):
     -------
     flags : In(stream.Signature(NotifyFlagLayout(sizes)))
     room : Out(1)
-        ``flags`` will be ready; holds until the next transfer there.
+        ``flags`` will be ready for `IN_PIPELINE` transfers.
     segments : Out(stream.Signature(WriteSegmentLayout()))
     data : Out(stream.Signature(BeatLayout(lanes)))
     accepted : In(1)
@@ -70,7 +70,7 @@ class KickSuppression(wiring.Component):
         in_order = Signal()
         first = waiting.o.p
         m.d.comb += [
-            self.room.eq(waiting.i.ready),
+            self.room.eq(waiting.level <= _DEPTH - IN_PIPELINE),
             self.segments.valid.eq(waiting.o.valid & ~segment_sent),
             self.segments.p.function.eq(sizes.function(first.member)),
             self.segments.p.address.eq(first.address),

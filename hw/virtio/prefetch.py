@@ -12,7 +12,7 @@ from hw.stream.connect import connect_streams
 from hw.stream.demultiplexer import StreamDemultiplexer
 from hw.stream.queue import StreamQueue
 from hw.stream.types import BeatLayout
-from hw.virtio.available_ring import AvailableRing
+from hw.virtio.available_ring import SLOTS_LEAST, AvailableRing
 from hw.virtio.chain_publish import ChainPublish
 from hw.virtio.chain_take import ChainTake
 from hw.virtio.descriptor_cache import (
@@ -207,7 +207,7 @@ class Prefetch(wiring.Component):
         answer = ReadAnswerLayout(lanes, self.context_bits)
         # Those that wait for cells have places of their own.
         chains_max = self.chains_max + sizes.waiting_max
-        slots_max = max(2 * BURST_MAX, self.chains_max // 2) + sizes.waiting_max
+        slots_max = max(SLOTS_LEAST, self.chains_max // 2) + sizes.waiting_max
 
         m.submodules.available_ring = ring = AvailableRing(
             sizes, answers_max=_INDEX_ANSWERS, bursts_max=bursts_max, slots_max=slots_max,
@@ -232,7 +232,7 @@ class Prefetch(wiring.Component):
         m.submodules.completions = completions = StreamQueue(CompletionLayout(sizes), _COMPLETIONS)
         m.submodules.read_arbiter = read_arbiter = StreamArbiter(
             ReadRequestLayout(lanes, self.context_bits), 2)
-        m.submodules.obligation_arbiter = obligation_arbiter = StreamArbiter(ObligationLayout(), 6)
+        m.submodules.obligation_arbiter = obligation_arbiter = StreamArbiter(ObligationLayout(), 7)
 
         m.submodules.descriptors = descriptors = SlotMemory(DescriptorLayout(sizes), sizes.slots)
         m.submodules.ids = ids = SlotMemory(16, sizes.slots)
@@ -333,7 +333,8 @@ class Prefetch(wiring.Component):
 
         # Obligations. Who takes one on learns when it has left: until then nothing is begun.
         for index, source in enumerate((ring.obligations, merger.obligations, take.obligations,
-                                        take.returns, table.obligations, publish.obligations)):
+                                        take.returns, table.obligations, publish.obligations,
+                                        ring.returns)):
             connect_streams(m, source, obligation_arbiter.i[index])
         connect_streams(m, obligation_arbiter.o, flipped(self.obligations))
         left = Signal()

@@ -15,6 +15,7 @@ from hw.virtio.types import FaultReason
 __all__ = [
     "BURST_MAX",
     "DESCRIPTOR_BYTES",
+    "IN_PIPELINE",
     "OPEN_MAX",
     "CellCountLayout",
     "CompletionLayout",
@@ -43,6 +44,9 @@ BURST_MAX = 32
 OPEN_MAX = 320
 """Chains of a queue with INDIRECT_DESC that were fetched and are not complete: when there are so
 many, no more are fetched. A burst may go beyond."""
+
+IN_PIPELINE = 5
+"""Events of available rings between the look at what has room, and their entry in its count."""
 
 DESCRIPTOR_BYTES = 16
 

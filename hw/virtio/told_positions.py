@@ -13,10 +13,14 @@ __all__ = ["PositionLayout", "ToldPositions"]
 
 
 class PositionLayout(data.StructLayout):
-    """The available index that was told last, if it means something (``positioned``)."""
+    """The available index that was told last, if it means something (``positioned``).
+
+    ``latest`` is what the latest doorbell told as it stood there, if that told anything
+    (``tells``): of a packed ring the place, and in the highest bit the wrap counter.
+    """
 
     def __init__(self) -> None:
-        super().__init__({"position": 16, "positioned": 1})
+        super().__init__({"position": 16, "positioned": 1, "latest": 16, "tells": 1})
 
 
 class ToldPositions(wiring.Component):
@@ -28,7 +32,7 @@ class ToldPositions(wiring.Component):
     ahead is ahead.
 
     | Latency: none from ``doorbells`` to ``kicks``; what is told can be looked up 2 cycles later.
-      Throughput: a doorbell every 2 cycles. Storage: 17 bits a member.
+      Throughput: a doorbell every 2 cycles. Storage: 34 bits a member.
     | Paths: ``kicks.ready`` -> ``doorbells.ready``.
 
     Parameters
@@ -94,6 +98,8 @@ class ToldPositions(wiring.Component):
             store.data.position.eq(
                 Mux(came, Mux(takes, bell.position, last.data.position), self.first_position)),
             store.data.positioned.eq(came & takes),
+            store.data.latest.eq(bell.position),
+            store.data.tells.eq(came & bell.positioned),
             store.en.eq(came | self.forget.valid),
         ]
         m.d.sync += came.eq(self.kicks.valid & self.kicks.ready)

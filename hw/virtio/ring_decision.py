@@ -1,0 +1,270 @@
+"""What is done about an event of an available ring, and what its state becomes."""
+
+from typing import Any
+
+from amaranth import Const, Module, Mux, Signal, Value
+from amaranth.lib import data, enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.virtio.prefetch_types import (
+    BURST_MAX,
+    COUNT_BITS,
+    IndexAnswerLayout,
+    PrefetchSizes,
+    packed_place,
+    packed_position,
+)
+
+__all__ = ["FIRST_SLOTS", "JudgedLayout", "RingAction", "RingDecision", "RingEvent", "RingState"]
+
+FIRST_SLOTS = 8
+"""Places of a packed ring that are looked at, where little is known to be there."""
+
+_BUSY_ENTRIES = 8  # so many new ones at once: the driver is asked for no kicks
+_AHEAD_MAX = 6     # looks at a packed ring on their way, as long as each finds all it asks for
+
+
+class RingEvent(enum.Enum, shape=3):
+    """What is at hand."""
+
+    KICK = 0   # the driver kicked, or the queue has just begun to run
+    VISIT = 1  # something was left to do
+    INDEX = 2  # an index was read, or told
+    FLAG = 3   # a write of the suppression flag stands in the order of writes
+    STOP = 4   # the queue is stopped, and is to forget
+
+
+class RingAction(enum.Enum, shape=3):
+    """What is done about it."""
+
+    RELEASE = 0  # nothing: the obligation is given back
+    RING = 1     # read ring entries
+    LOOK = 2     # read the index, or places of a packed ring
+    HUSH = 3     # write NO_NOTIFY
+    LISTEN = 4   # clear it, or write avail_event
+    FAULT = 5
+    FORGET = 6   # answer a stop
+
+
+class RingState(data.StructLayout):
+    """State of a member's available ring.
+
+    ====== ==== =================================================================
+    field  bits meaning
+    ====== ==== =================================================================
+    known  16   The index as last read, free running; of a packed ring the position
+                up to which it was seen to be available
+    fetch  16   The next entry to read, free running; or position
+    look   1    The index, or what is available of a packed ring, is to be read
+    flight 3    Such reads on their way; more than one of a packed ring alone
+    again  1    Something came after they had left: look once more
+    fence  1    The next look leaves after all accepted writes
+    hush   1    NO_NOTIFY is to be written (EVENT_IDX: avail_event)
+    quiet  1    NO_NOTIFY is written, or on its way: the card looks by itself
+    armed  1    EVENT_IDX: avail_event names the next entry, or is on its way
+    rich   1    Of a packed ring the last look found all that it asked for
+    ====== ==== =================================================================
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"known": 16, "fetch": 16, "look": 1, "flight": 3, "again": 1,
+                          "fence": 1, "hush": 1, "quiet": 1, "armed": 1, "rich": 1})
+
+
+class JudgedLayout(data.StructLayout):
+    """An event, with all that is decided by.
+
+    ============== =============================================================================
+    field          meaning
+    ============== =============================================================================
+    event          `RingEvent`
+    member         Whose
+    answer         INDEX: what was read, or told
+    silent, forget FLAG: what was written; STOP: with reset
+    begin          STOP: where the ring goes on
+    alive          The queue runs, and is not held because of a fault
+    state          Of the ring, before
+    pending        Entries known and not read, with those of the answer
+    delta          INDEX: those that are new
+    used           Known before, and not taken by the consumer
+    size           Of the ring; ``order`` is its logarithm
+    place          In the ring, of the next entry to read
+    run            Entries up to the ring's end, 32 at most; ``run_ends``: the ring ends there
+    short, ...     Likewise, 8 at most
+    generous       A packed ring is known to hold more than 8 places
+    roomy          Behind them are 32 places more, of which none is of two laps ago
+    held           So many chains are not complete that no more are fetched
+    packed, ...    Modes
+    entries        Address of the next entry (packed: of the next place)
+    index          Address of the index
+    flag           Address of the suppression flag, of avail_event, or of the event structure
+    ============== =============================================================================
+    """
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({
+            "event": RingEvent, "member": sizes.member_bits, "answer": IndexAnswerLayout(sizes),
+            "silent": 1, "forget": 1, "begin": 16, "alive": 1, "state": RingState(),
+            "pending": 16, "delta": 16, "used": 16, "size": 16, "order": 4, "place": 15,
+            "run": COUNT_BITS, "run_ends": 1, "short": COUNT_BITS, "short_ends": 1,
+            "generous": 1, "roomy": 1, "held": 1, "packed": 1, "by_event": 1, "indirect": 1,
+            "entries": 64, "index": 64, "flag": 64,
+        })
+
+
+class RingDecision(wiring.Component):
+    """Choose what is done about an event, and what the state of the ring becomes.
+
+    Without registers: the answer comes in the cycle of the question.
+
+    Parameters
+    ----------
+    sizes
+        Sizes of the prefetcher.
+
+    Members
+    -------
+    judged : In(JudgedLayout(sizes))
+    action : Out(RingAction)
+    count : Out(range(33))
+        RING, LOOK: so many entries, or places.
+    after : Out(RingState())
+    revisit, wait : Out(1)
+        Something is left to do: soon, or when chains may have been completed.
+    """
+
+    judged: Any
+    action: Any
+    count: Signal
+    after: Any
+    revisit: Signal
+    wait: Signal
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({
+            "judged": In(JudgedLayout(sizes)),
+            "action": Out(RingAction),
+            "count": Out(range(BURST_MAX + 1)),
+            "after": Out(RingState()),
+            "revisit": Out(1),
+            "wait": Out(1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        judged, state, answer = self.judged, self.judged.state, self.judged.answer
+        packed, alive, by_event = judged.packed, judged.alive, judged.by_event
+        chosen = Signal(RingAction)
+        after: Any = Signal(RingState())
+        quiet = Signal()   # the driver does not kick
+        new = Signal()
+        many = Signal()
+        bad = Signal()
+        total = Signal(17)
+        look = Signal()
+        more = Signal()    # looks at a packed ring: one more may follow those on their way
+        rest = Signal(3)   # on their way, without this one
+        ahead = Signal(16) # the position behind the places of a look
+        ends = Signal()    # they end with the ring
+        m.d.comb += [
+            new.eq(Mux(packed, answer.found != 0, judged.delta != 0)),
+            many.eq(Mux(packed, answer.found, judged.delta) >= _BUSY_ENTRIES),
+            total.eq(judged.used + judged.delta),
+            more.eq(packed & judged.roomy & state.rich
+                    & (state.flight != 0) & (state.flight != _AHEAD_MAX)),
+            rest.eq(Mux(state.flight == 0, 0, state.flight - 1)),  # 0: the index was told
+            # More available than the ring has entries: also when the index went backwards.
+            bad.eq(~packed & ((total > judged.size) | (Value.cast(answer.error) != 0))),
+            quiet.eq(Mux(by_event, ~state.armed, state.quiet)),
+            self.count.eq(Mux(packed, Mux(judged.generous, judged.run, judged.short),
+                              Mux(judged.pending < judged.run, judged.pending, judged.run))),
+            ends.eq(Mux(judged.generous, judged.run_ends, judged.short_ends)),
+            ahead.eq(Mux(ends, packed_position(Const(0, 15), ~state.fetch[15]),
+                         packed_position((packed_place(state.fetch) + self.count)[:15],
+                                         state.fetch[15]))),
+            after.eq(state),
+            chosen.eq(RingAction.RELEASE),
+        ]
+        with m.Switch(Value.cast(judged.event)):
+            with m.Case(RingEvent.KICK, RingEvent.VISIT):
+                kicked = judged.event == RingEvent.KICK
+                m.d.comb += [
+                    look.eq(state.look | (kicked & (state.flight == 0))),
+                    after.look.eq(look),
+                    after.again.eq(state.again | (kicked & (state.flight != 0))),
+                ]
+                with m.If(alive):
+                    with m.If(judged.pending != 0):
+                        with m.If(~judged.held):
+                            m.d.comb += [chosen.eq(RingAction.RING),
+                                         after.fetch.eq(state.fetch + self.count)]
+                    with m.Elif(state.hush):
+                        m.d.comb += [
+                            chosen.eq(Mux(by_event, RingAction.LISTEN, RingAction.HUSH)),
+                            after.hush.eq(0), after.quiet.eq(~by_event), after.armed.eq(by_event),
+                        ]
+                    with m.Elif(((look & (state.flight == 0)) | more) & ~(packed & judged.held)):
+                        m.d.comb += [chosen.eq(RingAction.LOOK), after.look.eq(0),
+                                     after.flight.eq(state.flight + 1), after.fence.eq(0)]
+                        with m.If(packed):
+                            m.d.comb += after.fetch.eq(ahead)
+            with m.Case(RingEvent.INDEX):
+                m.d.comb += [after.flight.eq(rest), after.again.eq(state.again & (rest != 0))]
+                with m.If(alive & bad):
+                    m.d.comb += chosen.eq(RingAction.FAULT)
+                with m.Elif(alive):
+                    # While the driver does not kick, each look that found something is followed by
+                    # another.
+                    m.d.comb += [
+                        look.eq(state.look | (state.again & (rest == 0))
+                                | (new & (quiet | many))
+                                # There may be more, which the driver needs not kick for.
+                                | (packed & (answer.partial | answer.full))),
+                        after.known.eq(answer.index),
+                        after.look.eq(look),
+                        after.rich.eq(packed & answer.full),
+                        after.armed.eq(state.armed & ~new),
+                        after.hush.eq(Mux(by_event,
+                                          Mux(new, state.armed & ~many, state.hush),
+                                          new & ~quiet & (state.hush | many))),
+                    ]
+                    with m.If(packed & ~answer.full):
+                        m.d.comb += after.fetch.eq(answer.index)
+                    with m.If(judged.pending != 0):
+                        with m.If(~judged.held):
+                            m.d.comb += [chosen.eq(RingAction.RING),
+                                         after.fetch.eq(state.fetch + self.count)]
+                    with m.Elif(quiet & ~look):
+                        m.d.comb += [chosen.eq(RingAction.LISTEN), after.quiet.eq(0),
+                                     after.hush.eq(0), after.armed.eq(by_event)]
+            with m.Case(RingEvent.FLAG):
+                # What the driver added before it could see the flag clear came without a kick.
+                with m.If(~judged.silent):
+                    m.d.comb += [
+                        after.fence.eq(1),
+                        after.look.eq(state.look | (state.flight == 0)),
+                        after.again.eq(state.again | (state.flight != 0)),
+                    ]
+            with m.Case(RingEvent.STOP):
+                # All but what the driver sees: the flag in its memory stays as it is.
+                m.d.comb += [
+                    chosen.eq(RingAction.FORGET),
+                    after.eq(0),
+                    after.known.eq(judged.begin),
+                    after.fetch.eq(judged.begin),
+                    after.quiet.eq(state.quiet & ~judged.forget),
+                ]
+        left = Signal()
+        m.d.comb += [
+            left.eq(alive & (chosen != RingAction.FAULT) & (judged.event != RingEvent.STOP)
+                    & (((chosen == RingAction.RING) & (judged.pending != self.count)) | after.hush
+                       | ((judged.pending != 0) & judged.held)
+                       | (after.look & (after.flight == 0))
+                       | (packed & after.rich & (judged.roomy | (judged.event == RingEvent.INDEX))
+                          & (after.flight != 0) & (after.flight != _AHEAD_MAX)))),
+            self.wait.eq(left & judged.held & (chosen == RingAction.RELEASE)),
+            self.revisit.eq(left & ~self.wait),
+            self.action.eq(chosen),
+            self.after.eq(after),
+        ]
+        return m
