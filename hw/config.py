@@ -137,7 +137,7 @@ class NicConfig:
     @property
     def notification_tags(self) -> int:
         """DMA reads of suppression fields in flight."""
-        return max(2, self.read_tags // 32)
+        return max(2, self.read_tags // 8)
 
     @property
     def gather_tags(self) -> int:
