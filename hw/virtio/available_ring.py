@@ -29,6 +29,7 @@ from hw.virtio.prefetch_types import (
 )
 from hw.virtio.ring_decision import (
     FIRST_SLOTS,
+    SURE_BITS,
     JudgedLayout,
     RingAction,
     RingDecision,
@@ -87,11 +88,12 @@ class AvailableRing(wiring.Component):
     while a look is on its way.
 
     *Packed rings.* A look reads places of the ring itself, and its answer is what
-    `DescriptorParser` reports of them. As long as each look finds all that it asks for, up to
-    `_AHEAD_MAX` are on their way, one behind the other, less than a lap in all. When one finds
-    less, the others were in vain: the next look begins where it ended, when they are back. For the
-    rest it is as above, with the device event suppression structure in place of NO_NOTIFY and
-    avail_event. A position that is told says no more than how many places to look at first.
+    `DescriptorParser` reports of them. Where nothing is known to be there, a look is a short one.
+    With each that finds all that it asks for one more may be on its way, behind the others, up to
+    6 and less than a lap in all. When one finds less, those behind it were in vain: half as many
+    may follow, and the next look begins where it ended, when they are back. A position that is
+    told says up to where looks are not in vain. For the rest it is as above, with the device event
+    suppression structure in place of NO_NOTIFY and avail_event.
 
     *Tables* may wait for cells, and so for chains to be taken. Of a queue with INDIRECT_DESC no
     more is fetched while `OPEN_MAX` chains are not complete: so those that wait never take the
@@ -103,7 +105,7 @@ class AvailableRing(wiring.Component):
     | Latency: 7 cycles from a doorbell to the read of the index (or of entries, where the position
       was told), 3 from its answer to the read of entries.
     | Throughput: an event a cycle (two for a member), each up to 32 entries.
-    | Storage: 63 bits a member and three lists.
+    | Storage: 75 bits a member, 34 of what was told, and three lists.
 
     Parameters
     ----------
@@ -382,8 +384,9 @@ class AvailableRing(wiring.Component):
             ahead.eq(Mux(told.latest[15] == state.fetch[15], ring.size, 0)
                      + told.latest[:15] - place),
         ]
+        tells = kicked & ring.modes.notification_data & told.tells & (ahead <= ring.size)
+        sure = Mux(tells, Mux(ahead < 1 << SURE_BITS, ahead, (1 << SURE_BITS) - 1), state.sure)
         run_ends = behind < BURST_MAX
-        short_ends = behind < FIRST_SLOTS
         m.d.sync += [
             judged.event.eq(event.event),
             judged.member.eq(event.member),
@@ -401,11 +404,9 @@ class AvailableRing(wiring.Component):
             judged.place.eq(place),
             judged.run.eq(Mux(run_ends, behind[:5] + 1, BURST_MAX)),
             judged.run_ends.eq(run_ends),
-            judged.short.eq(Mux(short_ends, behind[:3] + 1, FIRST_SLOTS)),
-            judged.short_ends.eq(short_ends),
-            # More than those few were made available, says the driver.
-            judged.generous.eq(state.rich | (kicked & ring.modes.notification_data & told.tells
-                                             & (ahead > FIRST_SLOTS) & (ahead <= ring.size))),
+            judged.sure.eq(sure),
+            judged.want.eq(Mux(sure != 0, Mux(sure < BURST_MAX, sure, BURST_MAX),
+                               Mux(state.streak != 0, BURST_MAX, FIRST_SLOTS))),
             # Up to where the ring was seen to be available one lap ago. Behind that it may still
             # hold what is two laps old, which looks available.
             judged.roomy.eq(Mux(state.fetch[15] == state.known[15], ring.size, 0)

@@ -15,13 +15,16 @@ from hw.virtio.prefetch_types import (
     packed_position,
 )
 
-__all__ = ["FIRST_SLOTS", "JudgedLayout", "RingAction", "RingDecision", "RingEvent", "RingState"]
+__all__ = ["FIRST_SLOTS", "SURE_BITS", "JudgedLayout", "RingAction", "RingDecision", "RingEvent",
+           "RingState"]
 
-FIRST_SLOTS = 8
-"""Places of a packed ring that are looked at, where little is known to be there."""
+FIRST_SLOTS = 4
+"""Places of a packed ring that are looked at, where nothing is known to be there."""
+
+SURE_BITS = 8
 
 _BUSY_ENTRIES = 8  # so many new ones at once: the driver is asked for no kicks
-_AHEAD_MAX = 6     # looks at a packed ring on their way, as long as each finds all it asks for
+_AHEAD_MAX = 6     # looks at a packed ring on their way
 
 
 class RingEvent(enum.Enum, shape=3):
@@ -62,13 +65,18 @@ class RingState(data.StructLayout):
     hush   1    NO_NOTIFY is to be written (EVENT_IDX: avail_event)
     quiet  1    NO_NOTIFY is written, or on its way: the card looks by itself
     armed  1    EVENT_IDX: avail_event names the next entry, or is on its way
-    rich   1    Of a packed ring the last look found all that it asked for
+    streak 3    Of a packed ring: looks that found all they asked for, `_AHEAD_MAX` at
+                most; half of them when one did not. So many may be on their way
+    sure   8    Of a packed ring: places that are still available, as the driver told
+    doubt  1    A look went up to where the driver told: that it finds all says nothing
+    vain   1    Looks that are on their way are in vain: no other before they are back
     ====== ==== =================================================================
     """
 
     def __init__(self) -> None:
         super().__init__({"known": 16, "fetch": 16, "look": 1, "flight": 3, "again": 1,
-                          "fence": 1, "hush": 1, "quiet": 1, "armed": 1, "rich": 1})
+                          "fence": 1, "hush": 1, "quiet": 1, "armed": 1, "streak": 3,
+                          "sure": SURE_BITS, "doubt": 1, "vain": 1})
 
 
 class JudgedLayout(data.StructLayout):
@@ -90,8 +98,8 @@ class JudgedLayout(data.StructLayout):
     size           Of the ring; ``order`` is its logarithm
     place          In the ring, of the next entry to read
     run            Entries up to the ring's end, 32 at most; ``run_ends``: the ring ends there
-    short, ...     Likewise, 8 at most
-    generous       A packed ring is known to hold more than 8 places
+    want           Places of a packed ring that are worth a look
+    sure           As in `RingState`, with what a kick tells
     roomy          Behind them are 32 places more, of which none is of two laps ago
     held           So many chains are not complete that no more are fetched
     packed, ...    Modes
@@ -106,8 +114,8 @@ class JudgedLayout(data.StructLayout):
             "event": RingEvent, "member": sizes.member_bits, "answer": IndexAnswerLayout(sizes),
             "silent": 1, "forget": 1, "begin": 16, "alive": 1, "state": RingState(),
             "pending": 16, "delta": 16, "used": 16, "size": 16, "order": 4, "place": 15,
-            "run": COUNT_BITS, "run_ends": 1, "short": COUNT_BITS, "short_ends": 1,
-            "generous": 1, "roomy": 1, "held": 1, "packed": 1, "by_event": 1, "indirect": 1,
+            "run": COUNT_BITS, "run_ends": 1, "want": COUNT_BITS, "sure": SURE_BITS, "roomy": 1,
+            "held": 1, "packed": 1, "by_event": 1, "indirect": 1,
             "entries": 64, "index": 64, "flag": 64,
         })
 
@@ -150,7 +158,7 @@ class RingDecision(wiring.Component):
             "wait": Out(1),
         })
 
-    def elaborate(self, platform: object) -> Module:
+    def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one table of cases
         m = Module()
         judged, state, answer = self.judged, self.judged.state, self.judged.answer
         packed, alive, by_event = judged.packed, judged.alive, judged.by_event
@@ -165,20 +173,21 @@ class RingDecision(wiring.Component):
         more = Signal()    # looks at a packed ring: one more may follow those on their way
         rest = Signal(3)   # on their way, without this one
         ahead = Signal(16) # the position behind the places of a look
+        most = Signal(16)
         ends = Signal()    # they end with the ring
         m.d.comb += [
             new.eq(Mux(packed, answer.found != 0, judged.delta != 0)),
             many.eq(Mux(packed, answer.found, judged.delta) >= _BUSY_ENTRIES),
             total.eq(judged.used + judged.delta),
-            more.eq(packed & judged.roomy & state.rich
-                    & (state.flight != 0) & (state.flight != _AHEAD_MAX)),
+            more.eq(packed & judged.roomy & (state.flight != 0) & ~state.vain
+                    & (state.flight < Mux(judged.sure != 0, _AHEAD_MAX, state.streak))),
             rest.eq(Mux(state.flight == 0, 0, state.flight - 1)),  # 0: the index was told
             # More available than the ring has entries: also when the index went backwards.
             bad.eq(~packed & ((total > judged.size) | (Value.cast(answer.error) != 0))),
             quiet.eq(Mux(by_event, ~state.armed, state.quiet)),
-            self.count.eq(Mux(packed, Mux(judged.generous, judged.run, judged.short),
-                              Mux(judged.pending < judged.run, judged.pending, judged.run))),
-            ends.eq(Mux(judged.generous, judged.run_ends, judged.short_ends)),
+            most.eq(Mux(packed, judged.want, judged.pending)),
+            self.count.eq(Mux(most < judged.run, most, judged.run)),
+            ends.eq(judged.run_ends & (judged.want >= judged.run)),
             ahead.eq(Mux(ends, packed_position(Const(0, 15), ~state.fetch[15]),
                          packed_position((packed_place(state.fetch) + self.count)[:15],
                                          state.fetch[15]))),
@@ -192,6 +201,7 @@ class RingDecision(wiring.Component):
                     look.eq(state.look | (kicked & (state.flight == 0))),
                     after.look.eq(look),
                     after.again.eq(state.again | (kicked & (state.flight != 0))),
+                    after.sure.eq(judged.sure),
                 ]
                 with m.If(alive):
                     with m.If(judged.pending != 0):
@@ -207,7 +217,13 @@ class RingDecision(wiring.Component):
                         m.d.comb += [chosen.eq(RingAction.LOOK), after.look.eq(0),
                                      after.flight.eq(state.flight + 1), after.fence.eq(0)]
                         with m.If(packed):
-                            m.d.comb += after.fetch.eq(ahead)
+                            m.d.comb += [
+                                after.fetch.eq(ahead),
+                                after.sure.eq(Mux(judged.sure > self.count,
+                                                  judged.sure - self.count, 0)),
+                            ]
+                            with m.If((judged.sure != 0) & (judged.sure <= self.count)):
+                                m.d.comb += [after.doubt.eq(1), after.streak.eq(0)]
             with m.Case(RingEvent.INDEX):
                 m.d.comb += [after.flight.eq(rest), after.again.eq(state.again & (rest != 0))]
                 with m.If(alive & bad):
@@ -222,14 +238,17 @@ class RingDecision(wiring.Component):
                                 | (packed & (answer.partial | answer.full))),
                         after.known.eq(answer.index),
                         after.look.eq(look),
-                        after.rich.eq(packed & answer.full),
+                        after.doubt.eq(0),
+                        after.vain.eq((rest != 0) & (state.vain | ~answer.full)),
+                        after.streak.eq(Mux(answer.full, state.streak + (
+                            ~state.doubt & (state.streak != _AHEAD_MAX)), state.streak >> 1)),
                         after.armed.eq(state.armed & ~new),
                         after.hush.eq(Mux(by_event,
                                           Mux(new, state.armed & ~many, state.hush),
                                           new & ~quiet & (state.hush | many))),
                     ]
                     with m.If(packed & ~answer.full):
-                        m.d.comb += after.fetch.eq(answer.index)
+                        m.d.comb += [after.fetch.eq(answer.index), after.sure.eq(0)]
                     with m.If(judged.pending != 0):
                         with m.If(~judged.held):
                             m.d.comb += [chosen.eq(RingAction.RING),
@@ -260,8 +279,9 @@ class RingDecision(wiring.Component):
                     & (((chosen == RingAction.RING) & (judged.pending != self.count)) | after.hush
                        | ((judged.pending != 0) & judged.held)
                        | (after.look & (after.flight == 0))
-                       | (packed & after.rich & (judged.roomy | (judged.event == RingEvent.INDEX))
-                          & (after.flight != 0) & (after.flight != _AHEAD_MAX)))),
+                       | (packed & (judged.roomy | (judged.event == RingEvent.INDEX))
+                          & (after.flight != 0) & ~after.vain
+                          & (after.flight < Mux(after.sure != 0, _AHEAD_MAX, after.streak))))),
             self.wait.eq(left & judged.held & (chosen == RingAction.RELEASE)),
             self.revisit.eq(left & ~self.wait),
             self.action.eq(chosen),

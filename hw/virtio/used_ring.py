@@ -27,7 +27,7 @@ from hw.virtio.used_writes import UsedWrites
 
 __all__ = ["PublishedLayout", "UsedRing"]
 
-_SPACING = 16      # cycles from a small burst to the next, while the bus is busy
+_SPACING = 20      # cycles from a small burst to the next, while the bus is busy
 _FEW_IN_BATCH = 16 # chains: a smaller batch could have been longer
 
 
@@ -43,7 +43,7 @@ class UsedRing(wiring.Component):
     Finished chains of a queue gather in memory while the writer is busy with others, and leave
     together: up to ``lanes / 8`` entries or descriptors. So bursts grow with the load, and a single
     entry leaves at once. While other writes are on their way, a burst that could have been longer
-    is followed by the next one no earlier than 16 cycles later, as it would take a beat from
+    is followed by the next one no earlier than 20 cycles later, as it would take a beat from
     theirs; but not so long that chains find no room.
 
     A pipeline over the dirty queues; those of one queue are four cycles apart.
@@ -57,7 +57,7 @@ class UsedRing(wiring.Component):
 
     *In order* (``modes.in_order``, transmit queues): all that wait leave as one entry.
 
-    | Latency: 11 cycles from ``used`` to the entries' segment; behind another burst up to 16 more.
+    | Latency: 11 cycles from ``used`` to the entries' segment; behind another burst up to 20 more.
     | Throughput: a chain a cycle in; a burst every 2 cycles out. Storage: 32 entries and 210 bits
       a queue.
 
