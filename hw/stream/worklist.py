@@ -39,10 +39,13 @@ class WorkList(wiring.Component):
     add : In(stream.Signature(range(count)))
         Ready at least every second cycle.
     take : Out(stream.Signature(range(count)))
+    level : Out(range(count + 1))
+        Members in the list (what was added in the last 2 cycles may be missing).
     """
 
     add: stream.Interface
     take: stream.Interface
+    level: Signal
 
     def __init__(self, count: int) -> None:
         if count < 2:
@@ -51,6 +54,7 @@ class WorkList(wiring.Component):
         super().__init__({
             "add": In(stream.Signature(range(count))),
             "take": Out(stream.Signature(range(count))),
+            "level": Out(range(count + 1)),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -72,6 +76,7 @@ class WorkList(wiring.Component):
             # After a take comes a cycle for an add.
             self.take.valid.eq(queue.o.valid & ~was_take),
             self.take.payload.eq(queue.o.payload),
+            self.level.eq(queue.level),
             takes.eq(self.take.valid & self.take.ready),
             queue.o.ready.eq(self.take.ready & ~was_take),
             self.add.ready.eq(~clearing & ~takes),

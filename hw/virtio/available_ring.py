@@ -384,7 +384,8 @@ class AvailableRing(wiring.Component):
             ahead.eq(Mux(told.latest[15] == state.fetch[15], ring.size, 0)
                      + told.latest[:15] - place),
         ]
-        tells = kicked & ring.modes.notification_data & told.tells & (ahead <= ring.size)
+        tells = ((kicked | state.told) & (state.flight == 0) & ring.modes.notification_data
+                 & told.tells & (ahead <= ring.size))
         sure = Mux(tells, Mux(ahead < 1 << SURE_BITS, ahead, (1 << SURE_BITS) - 1), state.sure)
         run_ends = behind < BURST_MAX
         m.d.sync += [

@@ -70,13 +70,15 @@ class RingState(data.StructLayout):
     sure   8    Of a packed ring: places that are still available, as the driver told
     doubt  1    A look went up to where the driver told: that it finds all says nothing
     vain   1    Looks that are on their way are in vain: no other before they are back
+    told   1    What the driver told last counts from the next look on
     ====== ==== =================================================================
     """
 
     def __init__(self) -> None:
         super().__init__({"known": 16, "fetch": 16, "look": 1, "flight": 3, "again": 1,
                           "fence": 1, "hush": 1, "quiet": 1, "armed": 1, "streak": 3,
-                          "sure": SURE_BITS, "doubt": 1, "vain": 1})
+                          "sure": SURE_BITS, "doubt": 1, "vain": 1,
+                          "told": 1})
 
 
 class JudgedLayout(data.StructLayout):
@@ -99,7 +101,7 @@ class JudgedLayout(data.StructLayout):
     place          In the ring, of the next entry to read
     run            Entries up to the ring's end, 32 at most; ``run_ends``: the ring ends there
     want           Places of a packed ring that are worth a look
-    sure           As in `RingState`, with what a kick tells
+    sure           As in `RingState`, with what was told
     roomy          Behind them are 32 places more, of which none is of two laps ago
     held           So many chains are not complete that no more are fetched
     packed, ...    Modes
@@ -177,7 +179,9 @@ class RingDecision(wiring.Component):
         ends = Signal()    # they end with the ring
         m.d.comb += [
             new.eq(Mux(packed, answer.found != 0, judged.delta != 0)),
-            many.eq(Mux(packed, answer.found, judged.delta) >= _BUSY_ENTRIES),
+            # A short look that was full: there are more.
+            many.eq(Mux(packed, answer.full & (answer.found >= FIRST_SLOTS)
+                        | (answer.found >= _BUSY_ENTRIES), judged.delta >= _BUSY_ENTRIES)),
             total.eq(judged.used + judged.delta),
             more.eq(packed & judged.roomy & (state.flight != 0) & ~state.vain
                     & (state.flight < Mux(judged.sure != 0, _AHEAD_MAX, state.streak))),
@@ -202,6 +206,8 @@ class RingDecision(wiring.Component):
                     after.look.eq(look),
                     after.again.eq(state.again | (kicked & (state.flight != 0))),
                     after.sure.eq(judged.sure),
+                    # Looks that left earlier may find less.
+                    after.told.eq((state.flight != 0) & (state.told | kicked)),
                 ]
                 with m.If(alive):
                     with m.If(judged.pending != 0):

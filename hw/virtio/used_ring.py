@@ -22,13 +22,12 @@ from hw.virtio.used_types import (
     PublishedLayout,
     UsedContextLayout,
 )
-from hw.virtio.used_waiting import UsedWaiting
+from hw.virtio.used_waiting import WAITING_MAX, UsedWaiting
 from hw.virtio.used_writes import UsedWrites
 
 __all__ = ["PublishedLayout", "UsedRing"]
 
-_SPACING = 20      # cycles from a small burst to the next, while the bus is busy
-_FEW_IN_BATCH = 16 # chains: a smaller batch could have been longer
+_PATIENCE = 24      # cycles that a burst waits for more chains, while the bus is busy
 
 
 class UsedRing(wiring.Component):
@@ -42,9 +41,9 @@ class UsedRing(wiring.Component):
 
     Finished chains of a queue gather in memory while the writer is busy with others, and leave
     together: up to ``lanes / 8`` entries or descriptors. So bursts grow with the load, and a single
-    entry leaves at once. While other writes are on their way, a burst that could have been longer
-    is followed by the next one no earlier than 20 cycles later, as it would take a beat from
-    theirs; but not so long that chains find no room.
+    entry leaves at once. While other writes are on their way, from which it would take a beat, a
+    burst waits until as many chains wait as would make full bursts of all queues in which some do;
+    but no longer than 24 cycles, and not when chains find no room.
 
     A pipeline over the dirty queues; those of one queue are four cycles apart.
 
@@ -57,7 +56,7 @@ class UsedRing(wiring.Component):
 
     *In order* (``modes.in_order``, transmit queues): all that wait leave as one entry.
 
-    | Latency: 11 cycles from ``used`` to the entries' segment; behind another burst up to 20 more.
+    | Latency: 11 cycles from ``used`` to the entries' segment; behind another burst up to 24 more.
     | Throughput: a chain a cycle in; a burst every 2 cycles out. Storage: 32 entries and 210 bits
       a queue.
 
@@ -163,27 +162,40 @@ class UsedRing(wiring.Component):
         found: Any = Signal(GatheredLayout(row), reset_less=True)
         cut: Any = Signal(GatheredLayout(row), reset_less=True)
 
+        left = Signal(16)   # chains that wait of the queue that was looked up
+
         # --- Whose turn it is. ----------------------------------------------------------------
-        since = Signal(range(_SPACING + 1))  # the last burst began
-        known = Signal(init=1)               # and it is known whether it
-        few = Signal()                       # could have been longer
+        since = Signal(range(_PATIENCE + 1))  # the last burst began
+        free = Signal(init=1)   # and none is on its way through the stages
+        counted = Signal(init=1)
+        total = Signal(range(WAITING_MAX * depth + 1))  # chains that wait
+        many = Signal()
         busy = Signal()
         clash = Signal()
         wanted = dirty.take.payload
         takes = Signal()
-        m.d.sync += busy.eq(self.busy)
-        with m.If(since != _SPACING):
+        leaves = Signal()
+        left_now = Signal(16)
+        m.d.sync += [
+            busy.eq(self.busy),
+            total.eq(total + waiting.comes - Mux(leaves, left_now, 0)),
+            many.eq(total >= dirty.level * row),
+            counted.eq(free),
+        ]
+        with m.If(since != _PATIENCE):
             m.d.sync += since.eq(since + 1)
         m.d.comb += [
             clash.eq((looked & (look_queue == wanted)) | (gathers & (found.queue == wanted))
                      | (cuts & (cut.queue == wanted))),
             takes.eq(writes.room & ~clash & ~self.commands.valid
-                     & ((known & (~busy | ~few)) | (since == _SPACING) | waiting.stuck)),
+                     & (~busy | (free & counted & many) | (since == _PATIENCE) | waiting.stuck)),
             looks.eq(dirty.take.valid & takes & advance),
             dirty.take.ready.eq(takes & advance),
         ]
         with m.If(looks):
-            m.d.sync += [since.eq(0), known.eq(0)]
+            m.d.sync += [since.eq(0), free.eq(0)]
+        with m.Elif(advance & (ends | (looked & (left == 0)))):
+            m.d.sync += free.eq(1)
         with m.If(advance):
             m.d.sync += [looked.eq(looks), gathers.eq(0)]
             with m.If(looks):
@@ -203,7 +215,6 @@ class UsedRing(wiring.Component):
         config = self.config.config
         modes = config.modes
         context: Any = contexts.read_data
-        left = Signal(16)
         batch = Signal()
         m.d.comb += [
             left.eq(waiting.finished - written.read_data),
@@ -215,8 +226,6 @@ class UsedRing(wiring.Component):
         with m.If(looked & advance):
             m.d.sync += [
                 gathers.eq(left != 0),  # else an earlier burst took it along
-                known.eq(1),
-                few.eq((left != 0) & Mux(batch, left < _FEW_IN_BATCH, left < row)),
                 found.queue.eq(look_queue),
                 found.packed.eq(modes.ring_packed),
                 found.batch.eq(batch),
@@ -264,13 +273,13 @@ class UsedRing(wiring.Component):
         # The places of a burst are free as soon as it has left the memory. A command finds nothing
         # on its way.
         clear = Signal()
-        leaves = Signal()
         behind = Signal(16)
         queue = Signal(QUEUE_BITS)
         m.d.comb += [
             self.commands.ready.eq(~(looked | gathers | cuts | ends)),
             clear.eq(self.commands.valid & self.commands.ready & self.commands.p.reset),
             leaves.eq(ends & advance),
+            left_now.eq(burst.count),
             behind.eq(end_index + burst.count),
             queue.eq(Mux(clear, self.commands.p.queue, end_queue)),
             waiting.clear.eq(clear),

@@ -13,9 +13,10 @@ from hw.stream.types import QUEUE_BITS
 from hw.virtio.types import UsedLayout
 from hw.virtio.used_types import WaitingLayout
 
-__all__ = ["UsedWaiting"]
+__all__ = ["WAITING_MAX", "UsedWaiting"]
 
-_WAITING_MAX = 32  # a queue
+WAITING_MAX = 32
+"""Chains of a queue that may wait."""
 
 
 class UsedWaiting(wiring.Component):
@@ -61,6 +62,8 @@ class UsedWaiting(wiring.Component):
         ``leaving_queue`` begins again from 0; nothing of it waits.
     stuck : Out(1)
         A chain finds no room.
+    comes : Out(1)
+        A chain was taken in.
     """
 
     used_transmit: stream.Interface
@@ -78,6 +81,7 @@ class UsedWaiting(wiring.Component):
     gone: Signal
     clear: Signal
     stuck: Signal
+    comes: Signal
 
     def __init__(self, queues: int, row: int) -> None:
         self.queues = queues
@@ -98,6 +102,7 @@ class UsedWaiting(wiring.Component):
             "gone": In(16),
             "clear": In(1),
             "stuck": Out(1),
+            "comes": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -127,12 +132,13 @@ class UsedWaiting(wiring.Component):
             written_copy.read_address.eq(arbiter.o.p.queue),
             waiting.eq(so_far.chains - written_copy.read_data),
             places.eq(so_far.sum + chain.slots),
-            room.eq(waiting < _WAITING_MAX),
+            room.eq(waiting < WAITING_MAX),
             self.stuck.eq(chain_valid & ~room),
             self.dirty.payload.eq(chain.queue),
             self.dirty.valid.eq(chain_valid & room),
             # `clear` has the write ports in its cycle.
             stored.eq(self.dirty.valid & self.dirty.ready & ~self.clear),
+            self.comes.eq(stored),
             arbiter.o.ready.eq(~chain_valid | stored),
             finished.read_enable.eq(arbiter.o.valid & arbiter.o.ready),
             written_copy.read_enable.eq(finished.read_enable),
@@ -170,7 +176,7 @@ class UsedWaiting(wiring.Component):
             entry.wrote.eq(chain.bytes != 0),
         ]
         bank_bits = (self.row - 1).bit_length()
-        slot_bits = (_WAITING_MAX - 1).bit_length()
+        slot_bits = (WAITING_MAX - 1).bit_length()
         row_bits = slot_bits - bank_bits
         first = Signal(bank_bits)  # bank of the first one that is shown
         with m.If(self.shows):

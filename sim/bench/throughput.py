@@ -24,7 +24,8 @@ from sw_driver.net import NetOptions, without
 __all__ = ["Spent", "abilities", "cycles_of", "engine_options", "flows", "measure"]
 
 _SETTLE_CYCLES = 4000
-_WARM_UP_CYCLES = 25_000
+_WARM_UP_CYCLES = 20_000         # and for each pair of queues so many:
+_WARM_UP_CYCLES_OF_A_PAIR = 5000  # until the card has fetched all that it can hold of each
 _WINDOW_CYCLES = 40_000
 _PACKETS_MIN = 100  # in the window, of each direction; else it was too short
 _RECEIVE, _TRANSMIT = 0, 1  # of a pair
@@ -107,7 +108,7 @@ def measure(point: Point, config: NicConfig, *, seed: int, spent: Spent) -> Meas
                 queue = 2 * pair + _TRANSMIT
                 card.port.run(_fill(card, queue, point))
                 card.drive(queue, transmit=True, batch=point.batch)
-        engine.run(_WARM_UP_CYCLES)
+        engine.run(_WARM_UP_CYCLES + point.queues * _WARM_UP_CYCLES_OF_A_PAIR)
         begun = engine.cycle
         card.wire.take()
         engine.run(_WINDOW_CYCLES)
