@@ -16,6 +16,7 @@ from hw.stream.register import StreamRegister
 from hw.stream.types import LENGTH_BITS, QUEUE_BITS, BeatLayout
 from hw.stream.worklist import WorkList
 from hw.virtio.queue_numbers import QueueNumbers
+from hw.virtio.ring_positions import packed_next
 from hw.virtio.types import QueueCommandLayout, QueueConfigSignature, UsedLayout
 
 __all__ = ["PublishedLayout", "UsedRing"]
@@ -587,8 +588,7 @@ class UsedRing(wiring.Component):
                 ]
                 m.next = "DESCRIPTORS"
             with m.State("DESCRIPTORS"):
-                m.d.sync += next_position.eq(
-                    Mux(over[15], Cat(reached[:15], lap), Cat(over[:15], ~lap)))
+                m.d.sync += next_position.eq(packed_next(reached, over, lap))
                 with m.If(held):
                     m.next = "END"
                 with m.Else():
