@@ -107,9 +107,10 @@ FAULTS = [
     Fault("used_split", "virtio/used_ring.py",
           "bursts.i.p.two.eq(~none_shown),", "bursts.i.p.two.eq(0),"),
     Fault("used_packed", "virtio/used_ring.py",
-          "lead.eq(place - context.sum),", "lead.eq(place),"),
+          "wrap = ~lap", "wrap = lap"),
     Fault("used_packed", "virtio/used_ring.py",
-          "bursts.i.valid.eq(~held),", "bursts.i.valid.eq(1), told.queue.eq(queue + 1),"),
+          "stands.eq(bursts.o.valid & ((pulses > 1) | (pulses[0] & ~bursts.o.p.two)))",
+          "stands.eq(bursts.o.valid)"),
 ]
 
 
