@@ -32,8 +32,8 @@ class ChainsAreUsedOnce(Harness):
 
     A transmit queue of up to 4 places (split) or 7 (packed), whole frames, not in order; room for
     4 chains and 2 bursts; chains that come, and writes that are accepted, at any time; nobody who
-    takes something stalls. The cycles are enough for a burst, from its chains to what is told of it,
-    and for chains that come meanwhile; further ones are only seen to be possible.
+    takes something stalls. The cycles are enough for a burst, from its chains to what is told of
+    it, and for chains that come meanwhile; further ones are only seen to be possible.
     """
 
     def __init__(self, *, packed: bool) -> None:
