@@ -47,18 +47,20 @@ __all__ = ["Harness", "Outcome", "Proof", "ProofError", "prove"]
 
 SOLVER = "yices"
 
-_LIMIT_SECONDS = 120
+_LIMIT_SECONDS = 60
 
 _SCRIPT = """\
 read_rtlil design.il
 hierarchy -top harness
 proc
 flatten
+setundef -undriven -anyseq
+opt
 memory -nomap
 memory_map -formal
+opt
 chformal -lower
 async2sync
-setundef -undriven -anyseq
 opt_clean
 dffunmap
 write_smt2 -wires design.smt2
@@ -111,6 +113,7 @@ class Harness(Elaboratable):
     @staticmethod
     def inside(component: Any) -> Any:
         """Give a component as the module it is made of: its parts can be seen as ``submodules``."""
+        component._MustUse__used = True
         return component.elaborate(None)
 
     def assume(self, m: Module, what: ValueLike) -> None:

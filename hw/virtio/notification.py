@@ -11,6 +11,7 @@ from hw.stream.memory import ForwardingMemory
 from hw.stream.types import FUNCTION_BITS, QUEUE_BITS
 from hw.virtio.moderation import TIME_BITS, Moderation, ModerationLayout
 from hw.virtio.queue_numbers import QueueNumbers
+from hw.virtio.ring_positions import packed_apart, packed_behind, split_behind
 from hw.virtio.types import (
     FaultLayout,
     FunctionLayout,
@@ -239,10 +240,7 @@ class Notification(wiring.Component):
         ]
         # The same for a packed ring: from place to place, then with the laps that lie between.
         apart = Signal(signed(17))
-        laps = Signal(17)
         distance = Signal(18)
-        m.d.comb += laps.eq(Mux(state.index[15] == event[15], config.size,
-                                Mux(apart < 0, config.size << 1, 0)))
 
         elapsed = Signal(TIME_BITS)
         enough = Signal()
@@ -328,8 +326,8 @@ class Notification(wiring.Component):
                     states.write_enable.eq(1),
                 ]
                 m.d.sync += [
-                    behind.eq(found.index + ~event),
-                    apart.eq(found.index[:15] - event[:15] - 1),
+                    behind.eq(split_behind(found.index, event)),
+                    apart.eq(packed_apart(found.index, event)),
                 ]
                 with m.If(config.modes.event_idx & ~packed):
                     m.next = "EVENT"
@@ -350,7 +348,7 @@ class Notification(wiring.Component):
                 with m.Elif(behind < state.count):
                     m.next = "STATUS"
             with m.State("DISTANCE"):
-                m.d.sync += distance.eq(apart + laps)
+                m.d.sync += distance.eq(packed_behind(apart, state.index, event, config.size))
                 m.next = "PASSED"
             with m.State("PASSED"):
                 m.next = "ANSWERED"

@@ -9,6 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.stream.types import LENGTH_BITS
+from hw.virtio.ring_positions import packed_next
 from hw.virtio.used_types import DESCRIPTOR_BYTES, BurstLayout, GatheredLayout
 
 __all__ = ["PackedBurst"]
@@ -109,7 +110,7 @@ class PackedBurst(wiring.Component):
             reached.eq(lead + total),
             over.eq(lead_over + total),
             slots.eq(lead_slots + total),
-            position.eq(Mux(over[15], Cat(reached[:15], now.lap), Cat(over[:15], ~now.lap))),
+            position.eq(packed_next(reached, over, now.lap)),
             chains.eq(context.chains + count),
             self.burst.count.eq(count),
 

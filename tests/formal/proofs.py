@@ -1,8 +1,18 @@
 """All proofs."""
 
 from sim.formal import Proof
-from tests.formal import pcie_proofs, stream_proofs
+from tests.formal import (
+    byte_proofs,
+    cell_proofs,
+    pcie_proofs,
+    ring_proofs,
+    stream_proofs,
+    used_proofs,
+)
 
 __all__ = ["PROOFS"]
 
-PROOFS: list[Proof] = [*stream_proofs.PROOFS, *pcie_proofs.PROOFS]
+PROOFS: list[Proof] = [
+    *stream_proofs.PROOFS, *byte_proofs.PROOFS, *pcie_proofs.PROOFS, *ring_proofs.PROOFS,
+    *used_proofs.PROOFS, *cell_proofs.PROOFS,
+]
