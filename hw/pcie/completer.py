@@ -30,9 +30,9 @@ class Completer(wiring.Component):
     answered). Between both stand queues, so that an answer that waits holds up nobody: posted
     writes go on as long as fewer than ``outstanding`` requests (and 64 dwords) wait.
 
-    | Latency: doorbell 2 cycles from ``cq`` to ``mmio``; a read of a dword 3 cycles to ``mmio``, 5
+    | Latency: doorbell 1 cycle from ``cq`` to ``mmio``; a read of a dword 3 cycles to ``mmio``, 5
     | from its answer to ``cc``.
-    | Throughput: one single-dword write in 3 cycles.
+    | Throughput: one single-dword write in 2 cycles.
 
     Parameters
     ----------

@@ -22,8 +22,8 @@ class CompletionStore(wiring.Component):
 
     ::
 
-        beats ──► rotate ──► rotate ──►┬─► even rows ─►┐
-                  coarsely   finely    └─► odd rows ──►┴─► row_data
+        beats ──► register ──► rotate ──►┬─► even rows ─►┐
+                                         └─► odd rows ──►┴─► row_data
 
     | Latency: 3 cycles from ``beats`` until a row may be read; ``row_data`` 1 cycle after ``row``.
     | Throughput: 1 beat and 1 row a cycle.
@@ -56,31 +56,16 @@ class CompletionStore(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        lane_bits = self.sizes.lane_bits
-        fine_bits = lane_bits // 2
-
-        # Coarse: the upper bits of the rotation. The enabled lanes go the same way as the bytes.
         beat: Any = Signal(StoreBeatLayout(self.sizes), reset_less=True)
         valid = Signal()
         m.d.sync += [beat.eq(self.beats.payload), valid.eq(self.beats.valid)]
-        enable = self._enabled(m, beat, valid)
-        amount = beat.offset[fine_bits:lane_bits]
-        coarse_data = Signal.like(beat.data, reset_less=True)
-        coarse_enable = Signal.like(enable)
-        slot = Signal.like(beat.slot, reset_less=True)
-        offset = Signal.like(beat.offset, reset_less=True)
-        m.d.sync += [
-            coarse_data.eq(_rotate(m, beat.data, amount, 8 << fine_bits)),
-            coarse_enable.eq(_rotate(m, enable, amount, 1 << fine_bits)),
-            slot.eq(beat.slot),
-            offset.eq(beat.offset),
-        ]
 
-        # Fine: the lower bits.
-        amount = offset[:fine_bits]
-        fine_data = Signal.like(coarse_data, reset_less=True)
-        m.d.sync += fine_data.eq(_rotate(m, coarse_data, amount, 8))
-        self._banks(m, fine_data, _rotate(m, coarse_enable, amount, 1), slot, offset)
+        # The enabled lanes go the same way as the bytes.
+        amount = beat.offset[:self.sizes.lane_bits]
+        rotated = Signal.like(beat.data, reset_less=True)
+        m.d.sync += rotated.eq(_rotate(m, beat.data, amount, 8))
+        enable = _rotate(m, self._enabled(m, beat, valid), amount, 1)
+        self._banks(m, rotated, enable, beat.slot, beat.offset)
         return m
 
     def _enabled(self, m: Module, beat: Any, valid: Signal) -> Signal:

@@ -61,7 +61,7 @@ class DmaRead(wiring.Component):
     **Errors.** A piece that fails (bad status, poisoned, timed out, bus mastering off) fails its
     group; the answer has the right length, up to 128 KiB.
 
-    | Latency: 3 cycles from a request to its first TLP; 7 from the last beat of the last
+    | Latency: 3 cycles from a request to its first TLP; 6 from the last beat of the last
       completion to the first beat of the answer.
     | Throughput: 1 TLP, 1 completion beat and 1 answer beat a cycle; where pieces meet within a
       beat, that beat takes a cycle for each.

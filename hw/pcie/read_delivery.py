@@ -38,7 +38,7 @@ class ReadDelivery(wiring.Component):
                                       ├──► store ──┤
         released ──► queue ──► walk ──┘            └──► buffer ──► answers_1
 
-    | Latency: 5 cycles from ``released`` to ``answers``.
+    | Latency: 4 cycles from ``released`` to ``answers``.
     | Throughput: 1 row a cycle, from any one client or several.
 
     Parameters

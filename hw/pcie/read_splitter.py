@@ -76,14 +76,12 @@ class ReadSplitter(wiring.Component):
         spare_valid = Signal()
         following: Any = Signal(self.shape)
         following_valid = Signal()
-        span = Signal(LENGTH_BITS + 1)    # bytes of its dwords, up to the last byte
-        upto = Signal(LENGTH_BITS + 1)    # bytes up to its last byte, from the start of its page
-        uncut = Signal()                  # of the segment behind
-        whole = Signal(reset_less=True)   # of the segment at hand
+        # Of the whole segment at hand, as it came: so a piece of it never looks whole.
+        span = Signal(LENGTH_BITS + 1, reset_less=True)  # bytes of its dwords, up to the last byte
+        upto = Signal(LENGTH_BITS + 1, reset_less=True)  # from the start of its page to there
+        whole = Signal()
         m.d.comb += [
-            span.eq(following.length + following.address[:2]),
-            upto.eq(following.length + following.address[:_PAGE_BITS]),
-            uncut.eq((span <= self.boundary + 1) & (upto <= 1 << _PAGE_BITS)),
+            whole.eq((span <= self.boundary + 1) & (upto <= 1 << _PAGE_BITS)),
             self.requests.ready.eq(~spare_valid),
             following.eq(Mux(spare_valid, spare, self.requests.payload)),
             following_valid.eq(spare_valid | self.requests.valid),
@@ -154,7 +152,12 @@ class ReadSplitter(wiring.Component):
         with m.If(swallows & following_valid):
             m.d.sync += [work.length.eq(total), work.last.eq(following.last)]
         with m.Elif(~work_valid | leaves & (final | void)):
-            m.d.sync += [work.eq(following), work_valid.eq(following_valid), whole.eq(uncut)]
+            m.d.sync += [
+                work.eq(following),
+                work_valid.eq(following_valid),
+                span.eq(following.length + following.address[:2]),
+                upto.eq(following.length + following.address[:_PAGE_BITS]),
+            ]
         with m.Elif(leaves):
             above = len(work.address) - sizes.slot_bits
             upper = Signal(above + sizes.slot_bits)

@@ -19,7 +19,7 @@ class ReadWalker(wiring.Component):
     has just come names the piece to look up in the same cycle. Where a piece ends and the next
     begins within one beat, each gives its own row to that beat.
 
-    | Latency: 2 cycles from a group to its first step.
+    | Latency: 1 cycle from a group to its first step.
     | Throughput: 1 row a cycle, also of pieces of a single row.
     | Storage: a record for each tag, in memory; the records of 3 pieces.
 
@@ -160,40 +160,42 @@ class ReadWalker(wiring.Component):
         piece_valid = Signal()
         row = Signal(sizes.row_bits, reset_less=True)
         begun = Signal(reset_less=True)  # its first row was read
+        # A record that comes while there is no piece (and so none ahead) is one at once.
+        now: Any = Signal(self._piece)
+        now_row = Signal.like(row)
+        now_begun = Signal()
         is_open = Signal()               # the beat has a part of its lanes
         opened = Signal()                # a beat of this group is complete
         final = Signal()
         taken = Signal()
         step = self.steps.p
         m.d.comb += [
-            self.steps.valid.eq(piece_valid & (is_open | self.room)),
+            now.eq(Mux(piece_valid, piece, arriving)),
+            now_row.eq(Mux(piece_valid, row, 0)),
+            now_begun.eq(piece_valid & begun),
+            self.steps.valid.eq((piece_valid | arrives) & (is_open | self.room)),
             taken.eq(self.steps.valid & self.steps.ready),
-            final.eq(piece.rows == 0),
+            final.eq(now.rows == 0),
             finished.eq(taken & final),
-            step.slot.eq(piece.tag),
-            step.row.eq(row),
-            step.start.eq(Mux(begun, 0, piece.start_lane)),
-            step.closes.eq(~final | (piece.end_lane == sizes.lanes - 1) | piece.last),
+            step.slot.eq(now.tag),
+            step.row.eq(now_row),
+            step.start.eq(Mux(now_begun, 0, now.start_lane)),
+            step.closes.eq(~final | (now.end_lane == sizes.lanes - 1) | now.last),
             step.releases.eq(final),
             step.first.eq(~opened),
-            step.last.eq(final & piece.last),
-            step.empty.eq(Mux(step.last, ~piece.end_lane, 0)),
-            step.context.eq(piece.context),
-            step.error.eq(piece.error),
+            step.last.eq(final & now.last),
+            step.empty.eq(Mux(step.last, ~now.end_lane, 0)),
+            step.context.eq(now.context),
+            step.error.eq(now.error),
             self.opens.eq(taken & ~is_open),
         ]
         with m.If(taken):
-            m.d.sync += [
-                is_open.eq(~step.closes),
-                row.eq(row + 1),
-                begun.eq(1),
-                piece.rows.eq(piece.rows - 1),
-            ]
+            m.d.sync += is_open.eq(~step.closes)
             with m.If(step.closes):
                 m.d.sync += opened.eq(~step.last)
-        with m.If(~piece_valid | finished):
+        with m.If(finished):
             m.d.sync += [
-                piece_valid.eq(ahead_valid[0] | arrives),
+                piece_valid.eq(piece_valid & (ahead_valid[0] | arrives)),
                 piece.eq(Mux(ahead_valid[0], ahead[0], arriving)),
                 row.eq(0),
                 begun.eq(0),
@@ -201,8 +203,17 @@ class ReadWalker(wiring.Component):
                 ahead[0].eq(Mux(ahead_valid[1], ahead[1], arriving)),
                 ahead_valid.eq(Cat(ahead_valid[1] | ahead_valid[0] & arrives, 0)),
             ]
-        with m.Elif(arrives):
-            with m.If(ahead_valid[0]):
-                m.d.sync += [ahead[1].eq(arriving), ahead_valid[1].eq(1)]
-            with m.Else():
-                m.d.sync += [ahead[0].eq(arriving), ahead_valid[0].eq(1)]
+        with m.Else():
+            m.d.sync += [
+                piece_valid.eq(piece_valid | arrives),
+                piece.eq(now),
+                row.eq(now_row),
+                begun.eq(now_begun),
+            ]
+            with m.If(taken):
+                m.d.sync += [row.eq(now_row + 1), begun.eq(1), piece.rows.eq(now.rows - 1)]
+            with m.If(arrives & piece_valid):
+                with m.If(ahead_valid[0]):
+                    m.d.sync += [ahead[1].eq(arriving), ahead_valid[1].eq(1)]
+                with m.Else():
+                    m.d.sync += [ahead[0].eq(arriving), ahead_valid[0].eq(1)]

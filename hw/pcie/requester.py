@@ -31,9 +31,8 @@ class Requester(wiring.Component):
     ::
 
         writes ─────────────────────────────────────────►┐
-        reads ──┬──────────────────►┐    ┌──────┐         ├──► register ──► rq
-                └──► fenced reads ─►┴───►│ slot │─ credit►┘
-                                         └──────┘
+        reads ──┬──────────────────►┬───────────► credit ►├──► register ──► rq
+                └──► fenced reads ─►┘   └► slot ►┘
 
     **Writes wait for no read.** A read takes part in the turns only when there is credit for it;
     until then it stands in its slot, beside the way of the writes. **Reads wait for no fence** but
@@ -60,7 +59,7 @@ class Requester(wiring.Component):
     Fenced reads keep their order, and so do the others. More than 8 fenced ones that wait, and
     reads that wait for credit, hold up those behind them.
 
-    | Latency: 1 cycle for writes; 2 for reads, 4 for fenced ones.
+    | Latency: 1 cycle, for fenced reads 3.
     | Throughput: 1 beat a cycle; when both could always go, one write TLP and one read in turn.
     | Storage: 10 reads, 1 tag; 2 beats. No path from ``rq.ready`` to an input.
 
@@ -81,6 +80,7 @@ class Requester(wiring.Component):
     np_credit : In(CreditLayout())
         Credit for non-posted headers. May grow at any time.
     bus_master : In(functions)
+        Looked at a cycle late: a read comes no sooner after its function may read.
     refused : Out(stream.Signature(10))
         Tags of reads that were not sent.
     rq : Out(stream.Signature(TlpLayout(lanes, RequestHeader())))
@@ -123,7 +123,10 @@ class Requester(wiring.Component):
 
         read: Any = Signal(RequestHeader(), reset_less=True)
         read_valid = Signal()
-        takes = Signal()            # the slot is free
+        came: Any = Signal(RequestHeader())  # a read that comes; it needs the slot only to wait
+        came_valid = Signal()
+        now: Any = Signal(RequestHeader())   # the read that may go
+        now_valid = Signal()
         read_can = Signal()
         allowed = Signal()
         refuses = Signal()
@@ -141,19 +144,24 @@ class Requester(wiring.Component):
         m.d.sync += limit.eq(self.np_credit)
 
         m.d.comb += [
-            takes.eq(~read_valid | refuses | (read_goes & output.i.ready)),
             # One whose fence has passed goes before the others: it is late already.
-            fenced.o.ready.eq(takes),
-            self.reads.ready.eq(Mux(self.reads.p.fenced, fenced.i.ready, takes & ~fenced.o.valid)),
+            came_valid.eq(fenced.o.valid | (self.reads.valid & ~self.reads.p.fenced)),
+            came.eq(Mux(fenced.o.valid, fenced.o.payload.as_value(),
+                        self.reads.p.header.as_value())),
+            now_valid.eq(read_valid | came_valid),
+            now.eq(Mux(read_valid, read.as_value(), came.as_value())),
+            fenced.o.ready.eq(~read_valid),
+            self.reads.ready.eq(Mux(self.reads.p.fenced, fenced.i.ready,
+                                    ~read_valid & ~fenced.o.valid)),
             fenced.i.valid.eq(self.reads.valid & self.reads.p.fenced),
             fenced.i.payload.eq(self.reads.p.header),
             fenced.writes_accepted.eq(self.writes_accepted),
             fenced.writes_left.eq(entered),
             self.refused.valid.eq(refusal_valid),
             self.refused.payload.eq(refusal),
-            refuses.eq(read_valid & ~allowed & ~refusal_valid),
+            refuses.eq(now_valid & ~allowed & ~refusal_valid),
             # Once it can go it can until it goes (credit is not taken back), or is refused.
-            read_can.eq(read_valid & allowed & (limit.infinite | (limit.limit != used))),
+            read_can.eq(now_valid & allowed & (limit.infinite | (limit.limit != used))),
             read_goes.eq(read_can & ~inside & (reads_next | ~self.writes.valid)),
             self.writes.ready.eq(output.i.ready & ~read_goes),
             output.i.valid.eq(read_goes | self.writes.valid),
@@ -161,7 +169,7 @@ class Requester(wiring.Component):
             output.i.p.data.eq(self.writes.p.data),
             output.i.p.empty.eq(Mux(read_goes, 0, self.writes.p.empty)),
             output.i.p.last.eq(read_goes | self.writes.p.last),
-            output.i.p.header.eq(Mux(read_goes, read, self.writes.p.header)),
+            output.i.p.header.eq(Mux(read_goes, now, self.writes.p.header)),
             output.i.p.ends_group.eq(~read_goes & self.writes.p.ends_group),
             self.rq.valid.eq(output.o.valid),
             output.o.ready.eq(self.rq.ready),
@@ -174,21 +182,18 @@ class Requester(wiring.Component):
 
         # A cycle old: the answer to what changes it takes longer than that.
         function_bits = 3 if self.functions <= _PER_DEVICE else FUNCTION_BITS
-        masters = Signal(self.functions)
+        masters = Signal(self.functions, reset_less=True)
         m.d.sync += masters.eq(self.bus_master)
-        m.d.comb += allowed.eq(masters.bit_select(read.requester_id[:function_bits], 1)
+        m.d.comb += allowed.eq(masters.bit_select(now.requester_id[:function_bits], 1)
                                if self.functions > 1 else masters)
         with m.If(self.refused.ready):
             m.d.sync += refusal_valid.eq(0)
         with m.If(refuses):
-            m.d.sync += [refusal_valid.eq(1), refusal.eq(read.tag)]
+            m.d.sync += [refusal_valid.eq(1), refusal.eq(now.tag)]
 
-        with m.If(takes):
-            m.d.sync += [
-                read_valid.eq(fenced.o.valid | (self.reads.valid & ~self.reads.p.fenced)),
-                read.eq(Mux(fenced.o.valid, fenced.o.payload.as_value(),
-                            self.reads.p.header.as_value())),
-            ]
+        m.d.sync += read_valid.eq(now_valid & ~refuses & ~(read_goes & output.i.ready))
+        with m.If(~read_valid):
+            m.d.sync += read.eq(came)
 
         with m.If(output.i.valid & output.i.ready):
             with m.If(read_goes):

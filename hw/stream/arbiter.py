@@ -9,7 +9,7 @@ from amaranth.hdl import ShapeLike
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["PacketArbiter", "StreamArbiter"]
+__all__ = ["PacketArbiter", "PassingArbiter", "StreamArbiter"]
 
 
 class StreamArbiter(wiring.Component):
@@ -129,3 +129,75 @@ class PacketArbiter(StreamArbiter):
     def _ends(self, payload: Any) -> Value | int:
         last: Value = payload.last
         return last
+
+
+class PassingArbiter(wiring.Component):
+    """Merge streams as `StreamArbiter` does, without a register on the way.
+
+    What was offered and not taken stays on offer: another input comes after it.
+
+    | Latency: 0 cycles. Throughput: 1 transfer a cycle, from any input or mix of them.
+    | Storage: none. Paths: all ``i.valid`` and payloads -> ``o`` and ``i.ready``; ``o.ready`` ->
+      ``i.ready``.
+
+    Parameters
+    ----------
+    shape
+        Shape of the payload; any shape-castable.
+    inputs
+        How many streams are merged; at least 1.
+
+    Members
+    -------
+    i : In(stream.Signature(shape)).array(inputs)
+    o : Out(stream.Signature(shape))
+    source : Out(range(inputs))
+        The input that the transfer on ``o`` comes from; valid with ``o.valid``.
+    """
+
+    i: list[stream.Interface]
+    o: stream.Interface
+    source: Signal
+
+    def __init__(self, shape: ShapeLike, inputs: int) -> None:
+        if inputs < 1:
+            raise ValueError(f"inputs must be at least 1, not {inputs!r}")
+        self.shape = shape
+        self.inputs = inputs
+        super().__init__({
+            "i": In(stream.Signature(shape)).array(inputs),
+            "o": Out(stream.Signature(shape)),
+            "source": Out(range(max(2, inputs))),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        valids = Signal(self.inputs)
+        later = Signal(self.inputs)    # inputs after the one that was served last
+        preferred = Signal(self.inputs)
+        waits = Signal()               # what `holder` offers was not taken yet
+        holder = Signal(self.inputs, reset_less=True)
+        grant = Signal(self.inputs)    # one-hot, when anything is valid
+
+        def lowest(requests: Value) -> Value:
+            return requests & (~requests + 1)[:self.inputs]
+
+        def select(values: list[Value]) -> Value:
+            return reduce(or_, (Mux(grant[k], value, 0) for k, value in enumerate(values)))
+
+        m.d.comb += [
+            valids.eq(Cat(i.valid for i in self.i)),
+            preferred.eq(valids & later),
+            grant.eq(Mux(waits, holder,
+                         Mux(preferred.any(), lowest(preferred), lowest(valids)))),
+            self.o.valid.eq(valids.any()),
+            Value.cast(self.o.payload).eq(select([Value.cast(i.payload) for i in self.i])),
+            self.source.eq(select([Value.cast(k) for k in range(self.inputs)])),
+        ]
+        for index, i in enumerate(self.i):
+            m.d.comb += i.ready.eq(self.o.ready & grant[index])
+        m.d.sync += waits.eq(self.o.valid & ~self.o.ready)
+        with m.If(self.o.valid):
+            # Bits above the granted one: (grant - 1) has those below, and grant is its own.
+            m.d.sync += [holder.eq(grant), later.eq(~(grant | (grant - 1)))]
+        return m

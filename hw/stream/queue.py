@@ -7,7 +7,7 @@ from amaranth.hdl import Shape, ShapeLike
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["StreamQueue"]
+__all__ = ["PassingQueue", "StreamQueue"]
 
 _LUTRAM_DEPTH = 64
 """Up to here a queue lies in distributed memory, which is read in the same cycle."""
@@ -184,3 +184,58 @@ class _Block(StreamQueue):
 
     def _both(self, m: Module, arrives: Signal) -> None:
         self._block(m, arrives)
+
+
+class PassingQueue(wiring.Component):
+    """Queue transfers as `StreamQueue` does; what finds it empty passes at once.
+
+    | Latency: 0 cycles. Throughput: 1 transfer a cycle at any level.
+    | Storage: ``depth`` payloads. Paths: ``i.valid``, ``i.payload`` -> ``o`` (one multiplexer);
+      none backward.
+
+    Parameters
+    ----------
+    shape
+        Shape of the payload; any shape-castable.
+    depth
+        Transfers that fit; any number of 2 or more.
+
+    Members
+    -------
+    i : In(stream.Signature(shape))
+        Ready while fewer than ``depth`` transfers are held.
+    o : Out(stream.Signature(shape))
+    level : Out(range(depth + 1))
+        Transfers held: accepted at ``i`` in an earlier cycle and not yet taken at ``o``.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+    level: Signal
+
+    def __init__(self, shape: ShapeLike, depth: int) -> None:
+        self._queue = StreamQueue(shape, depth)  # made here, so that its checks are ours
+        self.shape = shape
+        self.depth = depth
+        super().__init__({
+            "i": In(stream.Signature(shape)),
+            "o": Out(stream.Signature(shape)),
+            "level": Out(range(depth + 1)),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.queue = queue = self._queue
+        empty = Signal()
+        m.d.comb += [
+            empty.eq(queue.level == 0),
+            self.level.eq(queue.level),
+            self.i.ready.eq(queue.i.ready),
+            queue.i.payload.eq(self.i.payload),
+            queue.i.valid.eq(self.i.valid & ~(empty & self.o.ready)),
+            self.o.valid.eq(queue.o.valid | (empty & self.i.valid)),
+            Value.cast(self.o.payload).eq(Mux(empty, Value.cast(self.i.payload),
+                                              Value.cast(queue.o.payload))),
+            queue.o.ready.eq(self.o.ready),
+        ]
+        return m

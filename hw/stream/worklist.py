@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.stream.memory import ForwardingMemory
-from hw.stream.queue import StreamQueue
+from hw.stream.queue import PassingQueue
 
 __all__ = ["WorkList"]
 
@@ -23,7 +23,7 @@ class WorkList(wiring.Component):
                    (one bit each)                 │
                           ▲───────── no more ─────┘
 
-    | Latency: 2 cycles from ``add`` to ``take`` of an empty list.
+    | Latency: 1 cycle from ``add`` to ``take`` of an empty list.
     | Throughput: 1 ``take`` every 2 cycles; 1 ``add`` a cycle in which nothing is taken.
     | Storage: 1 + log2(count) bits a member, in memory. It can never be full.
     | After a reset the first ``add`` waits ``count`` cycles, in which the bits are cleared.
@@ -60,7 +60,7 @@ class WorkList(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.listed = listed = ForwardingMemory(1, self.count)
-        m.submodules.queue = queue = StreamQueue(range(self.count), self.count)
+        m.submodules.queue = queue = PassingQueue(range(self.count), self.count)
 
         # Each cycle one operation starts on the bits: an `add` reads one, and sets it in the cycle
         # after; a `take` clears one in the cycle after. As they follow each other through one

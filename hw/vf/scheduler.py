@@ -28,8 +28,10 @@ class Scheduler(wiring.Component):
     credit stands in a list; at its turn it is granted a burst, and goes to the end of the list
     with what remains. So a queue waits for at most one burst of each other queue.
 
-    | Latency: 6 cycles from an announcement to its grant. Throughput: an announcement, a grant or
-      a command every 2 cycles. Storage: 16 bits a queue and the list.
+    While the list is empty, a queue that is announced is granted at once.
+
+    | Latency: 2 cycles from an announcement to its grant while nothing waits, else 6. Throughput:
+      an announcement, a grant or a command every 2 cycles. Storage: 16 bits a queue and the list.
 
     Parameters
     ----------
@@ -67,7 +69,7 @@ class Scheduler(wiring.Component):
             "grants": Out(stream.Signature(GrantLayout())),
         })
 
-    def elaborate(self, platform: object) -> Module:
+    def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one state machine
         m = Module()
 
         members = self.queues // 2
@@ -85,15 +87,20 @@ class Scheduler(wiring.Component):
         count = Signal(8)
         total = Signal(16)  # no more than a queue has entries
         held = Signal(16)
+        adds = Signal()
+        given = Signal(16)   # the credit that is to be granted from
         granted = Signal(16)
         rest = Signal(16)
+        at_once = Signal()   # nothing waits: what is announced need not either
         m.d.comb += [
+            at_once.eq(~waiting.take.valid & (~grant_valid | self.grants.ready)),
             credits.read_address.eq(member),
             credits.write_address.eq(queue >> 1),
             held.eq(credits.read_data),
             total.eq(held + count),
-            granted.eq(Mux(held > self.burst, self.burst, held)),
-            rest.eq(held - granted),
+            given.eq(Mux(adds, total, held)),
+            granted.eq(Mux(given > self.burst, self.burst, given)),
+            rest.eq(given - granted),
         ]
 
         def look_up(of: Signal) -> None:
@@ -125,14 +132,22 @@ class Scheduler(wiring.Component):
                 m.next = "IDLE"
             with m.State("ADD"):
                 m.d.comb += [
-                    credits.write_data.eq(total),
-                    credits.write_enable.eq(waiting.add.ready),
+                    adds.eq(1),
                     # Each time, not only when the credit was zero: the list holds a queue once.
+                    # (One that stood there, and has no credit any more, is granted none.)
                     waiting.add.payload.eq(queue >> 1),
-                    waiting.add.valid.eq(1),
+                    waiting.add.valid.eq(~at_once | (rest != 0)),
+                    credits.write_data.eq(Mux(at_once, rest, total)),
                 ]
-                with m.If(waiting.add.ready):
+                with m.If(waiting.add.ready | ~waiting.add.valid):
+                    m.d.comb += credits.write_enable.eq(1)
                     m.next = "IDLE"
+                    with m.If(at_once):
+                        m.d.sync += [
+                            grant.queue.eq(queue),
+                            grant.count.eq(granted),
+                            grant_valid.eq(1),
+                        ]
             with m.State("GRANT"):
                 m.d.comb += [
                     credits.write_data.eq(rest),

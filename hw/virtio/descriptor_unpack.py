@@ -116,6 +116,9 @@ class DescriptorUnpack(wiring.Component):
     what leaves here are those of a split ring's table also where a packed ring, or a table in it,
     says it by the order alone.
 
+    An answer of a packed ring ends with the first descriptor that is not available: what lies
+    behind it is dropped, a beat a cycle.
+
     | Latency: 1 cycle, of a packed ring's answer 2. Throughput: a descriptor a cycle, and 5 cycles
       more an answer of a packed ring. Storage: a beat, and about 70 bits a member.
 
@@ -191,6 +194,10 @@ class DescriptorUnpack(wiring.Component):
         sweeps = Signal()
         takes = Signal()
         last = Signal()
+        early = Signal()       # the answer ends here, though more of it is to come
+        ends = Signal()
+        whole = Signal(reset_less=True)  # the window holds the answer's last beat
+        drops = Signal()       # beats up to that one are nothing
         empties = Signal()
         follows = Signal()
         head_next = Signal()
@@ -251,7 +258,7 @@ class DescriptorUnpack(wiring.Component):
             parsing.write_data.index.eq(operation.index),
             parsing.write_data.head_lap.eq(operation.lap),
             parsing.write_data.slots.eq(Mux(visible, operation.slots, slots)),
-            parsing.write_enable.eq(takes & last & now.place),
+            parsing.write_enable.eq(takes & ends & now.place),
             behind.place.eq(Mux(last & wraps, 0, above)),
             behind.lap.eq(lap ^ (last & wraps)),
             still.eq(reached),
@@ -268,8 +275,10 @@ class DescriptorUnpack(wiring.Component):
             self.sweeps.ready.eq(sweeps & advance),
             takes.eq((here != 0) & ~sweeps & advance),
             last.eq(left == 1),
+            early.eq(now.place & ~visible & ~last),
+            ends.eq(last | early),
             empties.eq((here == 0) | (takes & ((here == 1) | last))),
-            self.answers.ready.eq(empties & (~looks_up | loaded)),
+            self.answers.ready.eq(drops | (empties & (~looks_up | loaded))),
             head_next.eq(run & (place == step)),
             follows.eq(raw.flags.next & (raw.other == above) & ~last & ~head_next
                        & (now.error == 0)),
@@ -277,7 +286,7 @@ class DescriptorUnpack(wiring.Component):
             operation.eq(now),
             operation.named.eq(now.head | named),
             operation.final.eq(~follows),
-            operation.ends.eq(last),
+            operation.ends.eq(ends),
         ]
         # Tables.
         cells: Any = self.cells
@@ -379,12 +388,15 @@ class DescriptorUnpack(wiring.Component):
                 with m.If(visible):
                     m.d.sync += slots.eq(operation.slots)
         # What was found in the answer before this one must have been written down.
-        with m.If(self.answers.valid & looks_up & ~loaded & (here == 0) & ~sweeps
+        with m.If(self.answers.valid & looks_up & ~loaded & (here == 0) & ~sweeps & ~drops
                   & (self.drained | ~is_slots)):
             m.d.comb += [parsing.read_enable.eq(1), front.enable.eq(1)]
             m.d.sync += loaded.eq(1)
-        with m.If(empties & self.answers.valid & (~looks_up | loaded)):
-            m.d.sync += loaded.eq(0)
+        with m.If(drops):
+            with m.If(self.answers.valid & beat.last):
+                m.d.sync += drops.eq(0)
+        with m.Elif(empties & self.answers.valid & (~looks_up | loaded)):
+            m.d.sync += [loaded.eq(0), whole.eq(beat.last)]
             if beats == 1:
                 m.d.sync += [window.eq(beat.data), here.eq(per_beat)]
             else:
@@ -446,4 +458,11 @@ class DescriptorUnpack(wiring.Component):
                         found.eq(0),
                         slots.eq(was.slots),
                     ]
+        # A beat that comes in the same cycle belongs to the answer still.
+        with m.If(takes & early):
+            m.d.sync += [
+                here.eq(0),
+                missing.eq(0),
+                drops.eq(~Mux(self.answers.valid & self.answers.ready, beat.last, whole)),
+            ]
         return m

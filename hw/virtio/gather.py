@@ -4,11 +4,10 @@ from typing import Any
 
 from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out
 
 from hw.pcie.types import ReadRequestLayout
-from hw.stream.queue import StreamQueue
-from hw.stream.register import StreamRegister
+from hw.stream.queue import PassingQueue, StreamQueue
 from hw.stream.types import LENGTH_BITS, QUEUE_BITS
 from hw.vf.scheduler import GrantLayout
 from hw.virtio.layouts import NET_HEADER
@@ -72,8 +71,8 @@ class Gather(wiring.Component):
         grants ──► takes      chains ──► sizes ──► space reserved ──┐
                                          segments ──────────────────┴──► reads
 
-    | Latency: 3 cycles from ``chains`` to the first read. Throughput: a segment a cycle. Storage:
-      registers, and four chains.
+    | Latency: 0 cycles from ``grants`` to ``takes``, 1 from ``chains`` to the first read.
+    | Throughput: a segment a cycle. Storage: registers, and four chains.
 
     Parameters
     ----------
@@ -141,10 +140,9 @@ class Gather(wiring.Component):
         m = Module()
         self._take(m)
 
-        m.submodules.request = request = StreamRegister(self.reads.payload.shape())
-        connect(m, request.o, flipped(self.reads))
+        reads = self.reads
         m.submodules.sized = sized = StreamQueue(_ChainLayout(self.max_cells), 2)
-        m.submodules.reserved = reserved = StreamQueue(_ChainLayout(self.max_cells), 2)
+        m.submodules.reserved = reserved = PassingQueue(_ChainLayout(self.max_cells), 2)
 
         # --- A chain was found: its sizes. --------------------------------------------------------
 
@@ -212,10 +210,10 @@ class Gather(wiring.Component):
 
         context: Any = Signal(GatherContext())
         m.d.comb += [
-            request.i.p.function.eq(chain.queue >> (self.stride - 1).bit_length()),
-            request.i.p.queue.eq(chain.queue),
-            request.i.p.context.eq(context),
-            request.i.p.lead.eq(lane),
+            reads.p.function.eq(chain.queue >> (self.stride - 1).bit_length()),
+            reads.p.queue.eq(chain.queue),
+            reads.p.context.eq(context),
+            reads.p.lead.eq(lane),
             context.queue.eq(chain.queue),
             context.id.eq(chain.id),
             context.slots.eq(chain.slots),
@@ -241,25 +239,25 @@ class Gather(wiring.Component):
                         m.next = "PIECE"
                 with m.Else():
                     m.d.comb += [
-                        request.i.valid.eq(reserved.o.valid & self.segments.valid),
-                        self.segments.ready.eq(reserved.o.valid & request.i.ready),
-                        request.i.p.address.eq(segment.address),
-                        request.i.p.length.eq(segment.length),
-                        request.i.p.last.eq(segment.last),
+                        reads.valid.eq(reserved.o.valid & self.segments.valid),
+                        self.segments.ready.eq(reserved.o.valid & reads.ready),
+                        reads.p.address.eq(segment.address),
+                        reads.p.length.eq(segment.length),
+                        reads.p.last.eq(segment.last),
                         context.begin.eq(1),
                         context.end.eq(1),
-                        reserved.o.ready.eq(self.segments.valid & request.i.ready & segment.last),
+                        reserved.o.ready.eq(self.segments.valid & reads.ready & segment.last),
                     ]
             with m.State("PIECE"):
                 m.d.comb += [
-                    request.i.valid.eq(1),
-                    request.i.p.address.eq(piece_address),
-                    request.i.p.length.eq(length),
-                    request.i.p.last.eq(1),
+                    reads.valid.eq(1),
+                    reads.p.address.eq(piece_address),
+                    reads.p.length.eq(length),
+                    reads.p.last.eq(1),
                     context.begin.eq(begin),
                     context.end.eq(final & piece_last),
                 ]
-                with m.If(request.i.ready):
+                with m.If(reads.ready):
                     m.d.sync += [
                         begin.eq(0),
                         lane.eq(lane + length),
@@ -277,15 +275,22 @@ class Gather(wiring.Component):
         return m
 
     def _take(self, m: Module) -> None:
-        """Ask for as many chains as were granted, one a cycle."""
+        """Ask for as many chains as were granted, one a cycle; the first when the grant comes."""
         queue = Signal(QUEUE_BITS)
         left = Signal(8)
+        idle = Signal(init=1)  # left == 0
+        taken = Signal()
         m.d.comb += [
-            self.takes.p.queue.eq(queue),
-            self.takes.valid.eq(left != 0),
-            self.grants.ready.eq((left == 0) | ((left == 1) & self.takes.ready)),
+            self.takes.p.queue.eq(Mux(idle, self.grants.p.queue, queue)),
+            self.takes.valid.eq(~idle | self.grants.valid),
+            self.grants.ready.eq(idle),
+            taken.eq(self.takes.valid & self.takes.ready),
         ]
-        with m.If(self.takes.valid & self.takes.ready):
-            m.d.sync += left.eq(left - 1)
-        with m.If(self.grants.valid & self.grants.ready):
-            m.d.sync += [queue.eq(self.grants.p.queue), left.eq(self.grants.p.count)]
+        with m.If(idle & self.grants.valid):
+            m.d.sync += [
+                queue.eq(self.grants.p.queue),
+                left.eq(self.grants.p.count - taken),
+                idle.eq((self.grants.p.count == 1) & taken),
+            ]
+        with m.Elif(~idle & taken):
+            m.d.sync += [left.eq(left - 1), idle.eq(left == 1)]

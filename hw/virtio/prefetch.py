@@ -7,10 +7,9 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.pcie.types import ReadAnswerLayout, ReadRequestLayout, WriteSegmentLayout
-from hw.stream.arbiter import StreamArbiter
+from hw.stream.arbiter import PassingArbiter, StreamArbiter
 from hw.stream.connect import connect_streams
-from hw.stream.demultiplexer import StreamDemultiplexer
-from hw.stream.queue import StreamQueue
+from hw.stream.queue import PassingQueue, StreamQueue
 from hw.stream.types import BeatLayout
 from hw.virtio.available_ring import SLOTS_LEAST, AvailableRing
 from hw.virtio.chain_publish import ChainPublish
@@ -222,15 +221,14 @@ class Prefetch(wiring.Component):
         m.submodules.queue_faults = queue_faults = QueueFaults(sizes, sources=4, readers=2)
         m.submodules.discard = discard = PrefetchDiscard(sizes)
 
-        m.submodules.answers = answers = StreamDemultiplexer(answer, 3)
-        m.submodules.index_answers = index_answers = StreamQueue(
+        m.submodules.index_answers = index_answers = PassingQueue(
             IndexAnswerLayout(sizes), _INDEX_ANSWERS)
         m.submodules.ring_answers = ring_answers = StreamQueue(answer, bursts_max * burst_beats)
-        m.submodules.reports = reports = StreamArbiter(IndexAnswerLayout(sizes), 2)
-        m.submodules.runs = runs = StreamQueue(RunLayout(sizes), 4)
+        m.submodules.reports = reports = PassingArbiter(IndexAnswerLayout(sizes), 2)
+        m.submodules.runs = runs = PassingQueue(RunLayout(sizes), 4)
         m.submodules.walks = walks = StreamQueue(WalkLayout(sizes), chains_max + slots_max)
         m.submodules.completions = completions = StreamQueue(CompletionLayout(sizes), _COMPLETIONS)
-        m.submodules.read_arbiter = read_arbiter = StreamArbiter(
+        m.submodules.read_arbiter = read_arbiter = PassingArbiter(
             ReadRequestLayout(lanes, self.context_bits), 2)
         m.submodules.obligation_arbiter = obligation_arbiter = StreamArbiter(ObligationLayout(), 7)
 
@@ -243,22 +241,24 @@ class Prefetch(wiring.Component):
         m.submodules.freed = freed = SlotMemory(1, sizes.slots)
 
         # Answers by what they are. None of the three ever waits for a read to be accepted.
-        kind = Value.cast(data.View(self.context, self.read_answers.p.context).kind)
-        context: Any = data.View(self.context, answers.o[0].p.context)
-        connect_streams(m, flipped(self.read_answers), answers.i)
+        came = self.read_answers
+        context: Any = data.View(self.context, came.p.context)
+        kind = Value.cast(context.kind)
         m.d.comb += [
-            answers.select.eq(Mux(kind[1:].any(), 2, kind[0])),
-            reports.i[0].valid.eq(answers.o[0].valid),
             reports.i[0].p.member.eq(context.member),
-            reports.i[0].p.index.eq(answers.o[0].p.data[:16]),
-            reports.i[0].p.error.eq(answers.o[0].p.error),
-            answers.o[0].ready.eq(reports.i[0].ready),
+            reports.i[0].p.index.eq(came.p.data[:16]),
+            reports.i[0].p.error.eq(came.p.error),
+            ring_answers.i.payload.eq(came.payload),
+            parser.answers.payload.eq(came.payload),
+            came.ready.eq(Mux(kind[1:].any(), parser.answers.ready,
+                              Mux(kind[0], ring_answers.i.ready, reports.i[0].ready))),
+            reports.i[0].valid.eq(came.valid & (kind == ReadKind.INDEX.value)),
+            ring_answers.i.valid.eq(came.valid & (kind == ReadKind.RING.value)),
+            parser.answers.valid.eq(came.valid & kind[1:].any()),
         ]
+        assert (ReadKind.INDEX.value, ReadKind.RING.value) == (0, 1)
         connect_streams(m, publish.reports, reports.i[1])
         connect_streams(m, reports.o, index_answers.i)
-        assert (ReadKind.INDEX.value, ReadKind.RING.value) == (0, 1)
-        connect_streams(m, answers.o[1], ring_answers.i)
-        connect_streams(m, answers.o[2], parser.answers)
 
         # Forward.
         connect_streams(m, flipped(self.doorbells), ring.doorbells)
@@ -280,6 +280,7 @@ class Prefetch(wiring.Component):
         connect_streams(m, read_arbiter.o, flipped(self.reads))
         connect_streams(m, parser.completions, completions.i)
         connect_streams(m, completions.o, publish.completions)
+        m.d.comb += publish.expected.eq(parser.completions.p.member)
         connect_streams(m, publish.ready, flipped(self.ready))
         connect_streams(m, flipped(self.takes), take.takes)
         connect_streams(m, take.chains, flipped(self.chains))

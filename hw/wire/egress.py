@@ -5,7 +5,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, flipped
 
 from hw.stream.connect import connect_streams
-from hw.stream.register import StreamRegister
+from hw.stream.register import SkidRegister
 from hw.stream.types import BeatLayout
 from hw.wire.types import FrameHandle, PoolReadLayout
 
@@ -18,8 +18,8 @@ class Egress(wiring.Component):
     Once a frame has begun on ``wire``, ``valid`` stays until its last beat is taken: all of it lies
     in the pool, which gives a beat every cycle.
 
-    | Latency: 0 cycles from ``frames`` to ``reads``, 1 from ``data`` to ``wire``.
-    | Throughput: a beat a cycle, from frame to frame without a gap. Storage: 2 beats.
+    | Latency: 0 cycles from ``frames`` to ``reads`` and from ``data`` to ``wire``.
+    | Throughput: a beat a cycle, from frame to frame without a gap. Storage: a beat.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Egress(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.out = out = StreamRegister(BeatLayout(self.lanes))
+        m.submodules.out = out = SkidRegister(BeatLayout(self.lanes))
         connect_streams(m, flipped(self.data), out.i)
         connect_streams(m, out.o, flipped(self.wire))
         m.d.comb += [

@@ -7,7 +7,7 @@ from amaranth.hdl import Value
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.stream.queue import StreamQueue
+from hw.stream.queue import PassingQueue, StreamQueue
 from hw.stream.register import PipeRegister
 from hw.stream.rotate import lanes_from
 from hw.stream.types import LENGTH_BITS, BeatLayout, check_lanes
@@ -34,7 +34,7 @@ class PacketPool(wiring.Component):
 
     A frame has one reader; there are no counts of references.
 
-    | Latency: 2 cycles from the last row to ``frames``, 3 from ``reads`` to ``data``.
+    | Latency: 1 cycle from the last row to ``frames``, 3 from ``reads`` to ``data``.
     | Throughput: a row in and a row out every cycle, from frame to frame without a gap, frames of
       one row included. A dropped frame costs the read-out a cycle a cell.
     | Storage: the frames; in block memory log2(cells) bits a cell twice and a handle a cell.
@@ -189,7 +189,7 @@ class PacketPool(wiring.Component):
         enable = Signal(lanes)
         bytes_in = Signal(8 * lanes, reset_less=True)
         end = Signal()
-        m.submodules.ended = ended = StreamQueue(
+        m.submodules.ended = ended = PassingQueue(
             data.StructLayout({"frame": FrameHandle(self.cells), "abort": 1}), self.cells)
         end_frame: Any = Signal(ended.shape, reset_less=True)
         m.d.sync += [

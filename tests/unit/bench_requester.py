@@ -246,6 +246,7 @@ async def reads_of_a_silenced_function(dut: Any, stalls: bool) -> None:
     assert bench.writes[-1][1] == number
     dut.reads_master.value = 1 << 3
     bench.grant(8)
+    await cycles(dut, 1)  # a read gets its tag, and comes, after its function may read
     for tag in range(8, 12):
         bench.read(tag)
     await bench.finish(6)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 import cocotb
+from cocotb.triggers import RisingEdge
 
 from hw.vf.scheduler import GrantLayout
 from hw.virtio.types import QueueCommandLayout, ReadyLayout
@@ -100,3 +101,40 @@ async def credit_of_a_stopped_queue_is_void(dut: Any) -> None:
     around.ready.send({"queue": 3, "count": 4})
     await cycles(dut, 60)
     assert around.granted() == {1: 1, 5: 2, 3: 4}
+
+
+@cocotb.test
+async def granted_at_once(dut: Any) -> None:
+    """While nobody waits, an announcement is granted 2 cycles later, and what is left in turn."""
+    around = await start(dut, False)
+    edge = RisingEdge(dut.clk)
+    for queue, count in ((3, 1), (3, 2), (9, BURST + 3)):
+        await cycles(dut, 10)
+        around.grants.clear()
+        around.ready.send({"queue": queue, "count": count})
+        while not dut.ready__valid.value:
+            await edge
+        for granted in (False, True):
+            await edge
+            assert bool(dut.grants__valid.value) == granted
+        await cycles(dut, 20)
+        assert around.grants == [(queue, min(count, BURST))] + [(queue, 3)] * (count > BURST)
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True])
+async def who_waits_is_not_passed(dut: Any, stalls: bool) -> None:
+    """One queue that announces chain by chain does not keep the others from their turns."""
+    around = await start(dut, stalls)
+    around.sink.pace = pace(True, 74) if stalls else (turn % 3 == 0 for turn in range(10_000))
+    for queue in QUEUES[1:]:
+        around.ready.send({"queue": queue, "count": 3 * BURST})
+    for _ in range(200):
+        around.ready.send({"queue": QUEUES[0], "count": 1})
+    await cycles(dut, 1500)
+    seen = {queue: [at for at, (one, _) in enumerate(around.grants) if one == queue]
+            for queue in QUEUES}
+    for queue in QUEUES[1:]:
+        assert len(seen[queue]) == 3
+        begin, _, end = seen[queue]
+        assert sum(begin < at < end for at in seen[QUEUES[0]]) <= 3

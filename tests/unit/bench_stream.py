@@ -19,7 +19,7 @@ MERGED = data.StructLayout({"input": 4, "number": 12, "last": 1})
 DEMULTIPLEXED = data.StructLayout({"target": 2, "number": 12, "last": 1})
 
 ONE_TO_ONE = ["register", "pipe", "skid", "queue2", "queue3", "queue16", "queue65", "queue100",
-              "wide100"]
+              "wide100", "passing2", "passing16", "passing100"]
 
 
 def shape(name: str) -> data.StructLayout:
@@ -40,7 +40,7 @@ async def in_order(dut: Any, name: str, source_stalls: bool, sink_stalls: bool) 
         assert await sink.get(200) == payload
     await cycles(dut, 3)
     assert sink.empty()
-    if name.startswith(("queue", "wide")):
+    if name.startswith(("queue", "wide", "passing")):
         assert int(getattr(dut, f"{name}__level").value) == 0
 
 
@@ -62,7 +62,7 @@ async def full_rate(dut: Any, name: str) -> None:
 @cocotb.parametrize(name=ONE_TO_ONE)
 async def latency(dut: Any, name: str) -> None:
     """As the docstrings say, and valid does not wait for ready."""
-    expected = {"skid": 0, "wide100": 2}.get(name, 1)
+    expected = 0 if name.startswith(("skid", "passing")) else 2 if name == "wide100" else 1
     source = StreamSource(dut, f"{name}__i", shape(name), always())
     getattr(dut, f"{name}__o__ready").value = 0
     valid = getattr(dut, f"{name}__o__valid")
@@ -77,10 +77,11 @@ async def latency(dut: Any, name: str) -> None:
 
 
 @cocotb.test
-@cocotb.parametrize(name=["queue2", "queue3", "queue16", "queue65", "queue100", "wide100"])
+@cocotb.parametrize(name=["queue2", "queue3", "queue16", "queue65", "queue100", "wide100",
+                          "passing2", "passing16", "passing100"])
 async def depth_is_exact(dut: Any, name: str) -> None:
     """A queue takes as many as it says, and level counts them."""
-    depth = int(name.removeprefix("queue").removeprefix("wide"))
+    depth = int(name.lstrip("abcdefghijklmnopqrstuvwxyz"))
     source = StreamSource(dut, f"{name}__i", shape(name), always())
     sink = StreamSink(dut, f"{name}__o", shape(name), iter(lambda: False, None))
     await reset(dut)
@@ -103,7 +104,7 @@ def alternating() -> Iterator[bool]:
 
 
 @cocotb.test
-@cocotb.parametrize(name=["merge1", "merge3", "packets2", "packets5"],
+@cocotb.parametrize(name=["merge1", "merge3", "pass1", "pass3", "packets2", "packets5"],
                     source_stalls=[False, True], sink_stalls=[False, True])
 async def merged(dut: Any, name: str, source_stalls: bool, sink_stalls: bool) -> None:
     """Every input keeps its order, packets stay whole, and the source is named."""
@@ -146,7 +147,7 @@ async def merged(dut: Any, name: str, source_stalls: bool, sink_stalls: bool) ->
 
 
 @cocotb.test
-@cocotb.parametrize(name=["merge3", "packets2", "packets5"])
+@cocotb.parametrize(name=["merge3", "pass3", "packets2", "packets5"])
 async def fair_and_without_gap(dut: Any, name: str) -> None:
     """All inputs busy: each has its turn, and something leaves every cycle."""
     inputs = int(name[-1])

@@ -8,11 +8,11 @@ from amaranth import Module
 from amaranth.lib import data
 
 from hw.stream.align import CutLayout, Cutter, HeaderInsert, HeaderStrip
-from hw.stream.arbiter import PacketArbiter, StreamArbiter
+from hw.stream.arbiter import PacketArbiter, PassingArbiter, StreamArbiter
 from hw.stream.connect import connect_streams
 from hw.stream.demultiplexer import PacketDemultiplexer, StreamDemultiplexer
 from hw.stream.memory import ForwardingMemory
-from hw.stream.queue import StreamQueue
+from hw.stream.queue import PassingQueue, StreamQueue
 from hw.stream.register import PipeRegister, SkidRegister, StreamRegister
 from hw.stream.types import BeatLayout, WireBeatLayout
 from hw.stream.worklist import WorkList
@@ -27,7 +27,10 @@ def test_streams() -> None:
     run_cocotb(Bundle(
         register=StreamRegister(WORD), pipe=PipeRegister(WORD), skid=SkidRegister(WORD),
         **queues, wide100=StreamQueue(WIDE, 100),
+        passing2=PassingQueue(WORD, 2), passing16=PassingQueue(WORD, 16),
+        passing100=PassingQueue(WORD, 100),
         merge1=StreamArbiter(MERGED, 1), merge3=StreamArbiter(MERGED, 3),
+        pass1=PassingArbiter(MERGED, 1), pass3=PassingArbiter(MERGED, 3),
         packets2=PacketArbiter(MERGED, 2), packets5=PacketArbiter(MERGED, 5),
         deal1=StreamDemultiplexer(DEMULTIPLEXED, 1), deal3=StreamDemultiplexer(DEMULTIPLEXED, 3),
         deal_packets3=PacketDemultiplexer(DEMULTIPLEXED, 3),
@@ -68,8 +71,11 @@ def test_sizes_are_checked() -> None:
         ForwardingMemory(8, 0)
     with pytest.raises(ValueError, match="granularity_bits must divide the word's 12 bits, not 8"):
         ForwardingMemory(12, 4, granularity_bits=8)
-    with pytest.raises(ValueError, match="inputs must be at least 1, not 0"):
-        StreamArbiter(8, 0)
+    with pytest.raises(ValueError, match="depth must be at least 2, not 1"):
+        PassingQueue(8, 1)
+    for arbiter in (StreamArbiter, PassingArbiter):
+        with pytest.raises(ValueError, match="inputs must be at least 1, not 0"):
+            arbiter(8, 0)
     with pytest.raises(ValueError, match="field 'last'"):
         PacketArbiter(data.StructLayout({"a": 4}), 2)
     with pytest.raises(ValueError, match="outputs must be at least 1, not 0"):
