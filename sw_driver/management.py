@@ -1,4 +1,4 @@
-"""The operator's side of the PF: counters, fault log, what the card was built for."""
+"""The operator's side of the PF: counters, fault log, moderation, what the card was built for."""
 
 from __future__ import annotations
 
@@ -89,6 +89,27 @@ class Management:
                         (await self.count(bank.name, each.name, function)).events
                         for function in of])
         return found
+
+    async def moderate(self, queue: int, *, function: int = 0, max_packets: int,
+                       max_usecs: int) -> None:
+        """Hold interrupts of a function's data queue back until either limit is reached.
+
+        0 for either: no longer. A reset of the queue or of the function ends it as well.
+        """
+        built = register("functions")
+        value = await self.read("functions")
+        functions, stride = (
+            _extract(built.field(name), value) for name in ("functions", "stride"))
+        for name, given, end in (("function", function, functions), ("queue", queue, stride),
+                                 ("max_packets", max_packets, 1 << 16),
+                                 ("max_usecs", max_usecs, 1 << 16)):
+            if not 0 <= given < end:
+                raise ValueError(f"{name} must be from 0 to {end - 1}, not {given!r}")
+        limits = register("moderation_limits")
+        await self.write("moderation_queue", function * stride + queue)
+        await self.write("moderation_limits", max_packets << limits.field("max_packets").low
+                         | max_usecs << limits.field("max_usecs").low)
+        await self.write("moderation_apply", 1)
 
     async def take_fault(self) -> FaultRecord | None:
         """Take the oldest fault out of the log; None when there is none."""

@@ -14,18 +14,21 @@ from hw.stream.register import StreamRegister
 from hw.vf.counters import CounterEvent, Counters
 from hw.vf.faults import FaultLog
 from hw.vf.regs import COUNTER_BANKS, REGISTERS, Register, register
+from hw.virtio.moderation import ModerationLayout
 from hw.virtio.types import FaultRecordLayout
 
 __all__ = ["Management"]
 
 
 class Management(wiring.Component):
-    """Answer the PF's management registers; keep the counters and the fault log.
+    """Answer the PF's management registers; keep the counters and the fault log; pass settings on.
 
     Accesses are of 32 bits; writes of single bytes write those alone. What no row of
     `hw.vf.regs.REGISTERS` names reads zero, and writing it has no effect.
 
-    | Latency: 7 cycles from a request to its answer. Throughput: an access every 7 cycles.
+    | Latency: 7 cycles from a request to its answer; 3 from a write to ``moderation``.
+    | Throughput: an access every 7 cycles; a write that applies limits waits until those that
+      were applied before it have been taken.
 
     Parameters
     ----------
@@ -46,6 +49,8 @@ class Management(wiring.Component):
         What `Counters` counts, but for the faults: those come from ``log``.
     log : In(stream.Signature(FaultRecordLayout()))
         Always ready.
+    moderation : Out(stream.Signature(ModerationLayout()))
+        What was applied. The queue's number is as it was written: it may be none of the card's.
     link_up : In(1)
     """
 
@@ -53,6 +58,7 @@ class Management(wiring.Component):
     answers: stream.Interface
     events: Any
     log: stream.Interface
+    moderation: stream.Interface
     link_up: Signal
 
     def __init__(self, functions: int, *, constants: dict[str, int],
@@ -79,6 +85,7 @@ class Management(wiring.Component):
                 bank.name: In(stream.Signature(CounterEvent(), always_ready=True))
                 for bank in COUNTER_BANKS if bank.name != "faults"})),
             "log": In(stream.Signature(FaultRecordLayout())),
+            "moderation": Out(stream.Signature(ModerationLayout())),
             "link_up": In(1),
         })
 
@@ -159,6 +166,28 @@ class Management(wiring.Component):
                                    & request.enable[0] & request.data[0]),
         ]
 
+        # Limits are applied as they are when that is written; they may be written again at once.
+        applies = Signal()
+        waits = Signal()  # for those applied before
+        applied = Signal()
+        settings: Any = Signal(ModerationLayout(), reset_less=True)
+        limits = register("moderation_limits")
+        m.d.comb += [
+            applies.eq(writes & is_chosen("moderation_apply") & request.enable[0]
+                       & request.data[0]),
+            waits.eq(request.write & is_chosen("moderation_apply") & applied),
+            self.moderation.valid.eq(applied),
+            self.moderation.payload.eq(settings),
+        ]
+        with m.If(applies):
+            m.d.sync += [
+                applied.eq(1), settings.queue.eq(kept["moderation_queue"]),
+                *(settings[field.name].eq(kept["moderation_limits"][field.low:])
+                  for field in limits.fields),
+            ]
+        with m.Elif(self.moderation.ready):
+            m.d.sync += applied.eq(0)
+
         words = [Mux(chosen[n], self._word(row, live, kept), 0) for n, row in enumerate(REGISTERS)]
         m.d.comb += self.answers.p.data.eq(found)
         with m.FSM():
@@ -170,12 +199,12 @@ class Management(wiring.Component):
             with m.State("CHOOSE"):
                 m.next = "ACT"
             with m.State("ACT"):
-                m.d.comb += [reads.eq(~request.write), writes.eq(request.write)]
+                m.d.comb += [reads.eq(~request.write), writes.eq(request.write & ~waits)]
                 m.d.sync += found.eq(reduce(or_, words))
-                with m.If(request.write):
-                    m.next = "SETTLE"
-                with m.Else():
+                with m.If(~request.write):
                     m.next = "ANSWER"
+                with m.Elif(~waits):
+                    m.next = "SETTLE"
             with m.State("SETTLE"):
                 # The counters are looked up in the meantime of this and the states before ACT.
                 m.next = "IDLE"

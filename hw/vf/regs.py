@@ -205,6 +205,18 @@ REGISTERS: tuple[Register, ...] = (
     Register(0x090, "counter_bytes_high", "how many bytes it concerned", (
         _live("high", 0, 32, "high half"),
     )),
+    Register(0x0C0, "moderation_queue", "whose interrupts are to be moderated", (
+        Field("queue", 0, 14, "RW", "software", "the data queue, in the numbers of the card"),
+    )),
+    Register(0x0C4, "moderation_limits", "how long its interrupts may be held back", (
+        Field("max_packets", 0, 16, "RW", "software", "until so many chains were used"),
+        Field("max_usecs", 16, 16, "RW", "software",
+              "or the first of them so many microseconds ago; nothing is held back if either is 0"),
+    )),
+    Register(0x0C8, "moderation_apply", "gives the queue these limits", (
+        Field("apply", 0, 1, "WO", "software",
+              "writing 1 sets them, until its driver resets the queue or the function"),
+    )),
 )
 
 

@@ -20,6 +20,7 @@ from sim.pcap import read_frames
 from sim.runner import missing, run_cocotb
 from sw_driver.buffers import Shape
 from sw_driver.layouts import Feature
+from sw_driver.management import Management
 from sw_driver.net import NetOptions, without
 from tb.wire import LINE_100G
 from tests.system.bench_scenario import RESULTS
@@ -235,6 +236,58 @@ def test_a_chain_of_several_descriptors_is_not_driven_in_a_packed_ring() -> None
         card.port.run(card.device.send(bytes(60)))
         with pytest.raises(ValueError, match="a chain of 2 descriptors, must be 1 in a packed"):
             card.drive(1, transmit=True)
+
+
+@pytest.mark.virtio("NET-COAL-09", "IMP-NET-COAL-01", "IMP-NET-COAL-02", "IMP-NET-COAL-03")
+def test_moderation(seed: int) -> None:
+    """Eight frames an interrupt, and one for the rest when the time is over; a reset ends it."""
+    net = NetOptions(suppress=False, features=without(Feature.EVENT_IDX, Feature.RING_PACKED))
+    usecs, apart = 100, 1000  # cycles from frame to frame: more than an interrupt takes
+    limits = {"max_packets": 8, "max_usecs": usecs}
+    with open_card(FULL, options=EngineOptions(rx_rate=20.0), net=net) as card:
+        engine, device = card.engine, card.device
+        management = Management(card.function)
+
+        def interrupts(count: int) -> list[int]:
+            """Receive single frames; when was there an interrupt?"""
+            engine.run(apart)  # what was written before has arrived
+            engine.take_interrupts()
+            frames = frames_of(seed, count, 500)
+            for frame in frames:
+                card.wire.send(frame)
+                engine.run(apart)
+            told: list[int] = engine.take_interrupts()["cycle"].tolist()
+            received = [card.port.run(device.receive(1)) for _ in frames]
+            assert received == frames
+            return told
+
+        assert len(interrupts(24)) == 24
+        card.port.run(management.moderate(0, **limits))
+        assert len(interrupts(24)) == 3
+        begun = engine.cycle + apart
+        assert not interrupts(3)
+        while not (rest := engine.take_interrupts()["cycle"].tolist()):
+            engine.run(apart)
+            assert engine.cycle < begun + 2 * usecs * FULL.clock_mhz, "the interrupt is lost"
+        waited = (rest[0] - begun) / FULL.clock_mhz
+        assert len(rest) == 1 and usecs - 1 <= waited < usecs + 4
+        send(card, [bytes(60)])  # the other queues are as they were
+        assert len(engine.take_interrupts()) == 1
+        card.port.run(management.moderate(0, max_packets=8, max_usecs=0))
+        assert len(interrupts(3)) == 3
+
+        card.port.run(management.moderate(0, **limits))
+        assert not interrupts(3)
+        card.port.run(device.reset_queue(0))
+        assert len(interrupts(3)) == 3
+        card.port.run(management.moderate(0, **limits))
+        card.port.run(device.close())
+        card.port.run(device.open())
+        assert len(interrupts(3)) == 3
+        for wrong in ({"queue": FULL.queue_stride}, {"queue": 0, "function": 1},
+                      {"queue": 0, "max_usecs": 1 << 16}):
+            with pytest.raises(ValueError, match=f"{[*wrong][-1]} must be from 0 to "):
+                card.port.run(management.moderate(**{**limits, **wrong}))
 
 
 def test_link_rate() -> None:

@@ -13,8 +13,18 @@ from cocotb.triggers import RisingEdge
 from hw.pcie.types import MmioAnswer, MmioRequest
 from hw.vf.counters import CounterEvent
 from hw.vf.regs import COUNTER_BANKS, REGISTERS, counter, register
+from hw.virtio.moderation import ModerationLayout
 from hw.virtio.types import FaultRecordLayout
-from tb.stream import Fields, StreamSink, StreamSource, cycles, pace, reset
+from tb.stream import (
+    Fields,
+    StreamSink,
+    StreamSource,
+    always,
+    cycles,
+    never,
+    pace,
+    reset,
+)
 
 FUNCTIONS = int(os.environ["RINGLET_FUNCTIONS"])
 RECORDS = int(os.environ["RINGLET_RECORDS"])
@@ -31,6 +41,11 @@ class Bench:
         self.mmio = StreamSource(dut, "mmio", MmioRequest(), pace(stalls, 1))
         self.answers = StreamSink(dut, "answers", MmioAnswer(), pace(stalls, 2))
         self.log = StreamSource(dut, "log", FaultRecordLayout(), pace(False, 3))
+        self.settings: list[tuple[int, int, int]] = []
+        self.moderation = StreamSink(
+            dut, "moderation", ModerationLayout(), pace(stalls, 4),
+            lambda told: self.settings.append(
+                (told["queue"], told["max_packets"], told["max_usecs"])))
         self.fields = Fields(CounterEvent())
         self.valids = {}
         self.payloads = {}
@@ -164,6 +179,57 @@ async def fault_log(dut: Any) -> None:
     for function in range(FUNCTIONS):
         mine = sum(record["function"] == function for record in [*records, records[-1]])
         assert await bench.counted(bank, row, function) == [mine, 0]
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True], sink=["eager", "slow"])
+async def moderation(dut: Any, stalls: bool, sink: str) -> None:
+    """Each write of a 1 applies what the two registers hold then, once, in order."""
+    bench = Bench(dut, stalls=stalls)
+    if sink == "slow":
+        bench.moderation.pace = (n % 40 == 39 for n in range(1 << 30))
+    await bench.start()
+    rng = random.Random(cocotb.RANDOM_SEED)
+    queue = limits = 0
+    want: list[tuple[int, int, int]] = []
+    while len(want) < 12:
+        which, value, enable = rng.randrange(4), rng.getrandbits(32), rng.choice([15, 15, 1, 6, 12])
+        mask = sum(0xFF << 8 * n for n in range(4) if enable >> n & 1)
+        if which == 0:
+            bench.post(register("moderation_queue").offset, value, enable)
+            queue = queue & ~mask | value & mask
+        elif which == 1:
+            bench.post(register("moderation_limits").offset, value, enable)
+            limits = limits & ~mask | value & mask
+        else:
+            bench.post(register("moderation_apply").offset, value, enable)
+            if enable & value & 1:
+                want.append((queue & 0x3FFF, limits & 0xFFFF, limits >> 16))
+    # The reads come behind the writes, and need not wait until what was applied last is taken.
+    assert await bench.get("moderation_queue") == queue & 0x3FFF
+    assert await bench.get("moderation_limits") == limits
+    assert await bench.get("moderation_apply") == 0
+    await cycles(dut, 100)
+    assert bench.settings == want
+
+
+@cocotb.test
+async def moderation_that_is_not_taken(dut: Any) -> None:
+    """The registers answer, and what was applied does not change with them."""
+    bench = Bench(dut)
+    bench.moderation.pace = never()
+    await bench.start()
+    bench.post(register("moderation_queue").offset, 3)
+    bench.post(register("moderation_limits").offset, 5 | 7 << 16)
+    bench.post(register("moderation_apply").offset, 1)
+    assert await bench.get("moderation_queue") == 3
+    bench.post(register("moderation_queue").offset, 4)
+    bench.post(register("moderation_limits").offset, 0)
+    assert await bench.get("moderation_queue") == 4
+    assert not bench.settings
+    bench.moderation.pace = always()
+    await cycles(dut, 4)
+    assert bench.settings == [(3, 5, 7)]
 
 
 async def _flood(bench: Bench, rng: random.Random, clocks: int, density: float) -> None:
