@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sim.runner import missing, run_cocotb
 from sw_driver.buffers import Shape
 from sw_driver.layouts import Feature
 from sw_driver.management import Management
-from sw_driver.net import NetOptions, without
+from sw_driver.net import SUPPORTED, NetOptions, without
 from tb.wire import LINE_100G
 from tests.system.bench_scenario import RESULTS
 from tests.system.scenario import frames_of, play
@@ -288,6 +289,83 @@ def test_moderation(seed: int) -> None:
                       {"queue": 0, "max_usecs": 1 << 16}):
             with pytest.raises(ValueError, match=f"{[*wrong][-1]} must be from 0 to "):
                 card.port.run(management.moderate(**{**limits, **wrong}))
+
+
+def requests_of(card: NativeCard) -> list[int]:
+    """Give how much the card has asked of the host."""
+    counters = card.engine.counters
+    return [counters[name] for name in ("rq_reads", "rq_writes", "rq_interrupts")]
+
+
+@pytest.mark.virtio("CORE-SUSP-03", "CORE-SUSP-04", "CORE-SUSP-08", "CORE-SUSP-09",
+                    "CORE-SUSP-10", "CORE-SUSP-11", "IMP-CORE-SUSP-01")
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_suspended_in_traffic(packed: bool, seed: int) -> None:
+    """A suspended card is silent, whatever it is told; and no frame is lost or repeated by it."""
+    rng = random.Random(seed)
+    features = SUPPORTED if packed else without(Feature.RING_PACKED)
+    net = NetOptions(features=features, queue_size=64, seed=seed)
+    frames, received = frames_of(seed, 4000, 600), []
+    with open_card(FULL, options=EngineOptions(rx_rate=4.0, jitter_cycles=100, seed=seed),
+                   net=net) as card:
+        device, port = card.device, card.port
+
+        async def receive() -> None:
+            while (frame := await device.receive(20_000)) is not None:
+                received.append(frame)
+
+        async def work() -> int:
+            for frame in frames[:2000]:
+                card.wire.send(frame)
+            sends, receives = port.spawn(device.send_many(frames, batch=8)), port.spawn(receive())
+            early = 0
+            for turn in range(40):
+                await port.sleep(rng.choice((rng.randint(1, 300), rng.randint(300, 4000))))
+                await device.suspend()
+                begun = requests_of(card)
+                for queue in (0, 1):
+                    early += device.rings[queue].publish()
+                    await device.virtio.notify(queue)
+                await port.sleep(rng.randint(1, 600))
+                assert requests_of(card) == begun, f"turn {turn}"
+                await device.resume()
+            await sends
+            await receives
+            await device.drain()
+            return early
+
+        assert port.run(work())
+        card.engine.run(3000)
+        assert [frame.data for frame in card.wire.take_frames()
+                if frame.direction == "tx"] == frames
+        rest = iter(frames[:2000])
+        assert all(frame in rest for frame in received)  # in order, each once
+        drops = port.run(Management(card.function).drops())
+        assert set(name for name, count in drops.items() if count) <= {"queue_down", "queue_full"}
+        assert len(received) + sum(drops.values()) == 2000
+        assert len(received) > 500
+        card.engine.check()
+
+
+@pytest.mark.virtio("CORE-SUSP-12", "IMP-NET-COAL-04")
+def test_interrupts_are_not_held_back_by_suspension(seed: int) -> None:
+    """What moderation holds back is sent before SUSPEND is shown."""
+    net = NetOptions(suppress=False, features=without(Feature.EVENT_IDX, Feature.RING_PACKED))
+    with open_card(FULL, options=EngineOptions(rx_rate=20.0), net=net) as card:
+        engine, port = card.engine, card.port
+        port.run(Management(card.function).moderate(0, max_packets=100, max_usecs=10_000))
+        engine.run(1000)
+        engine.take_interrupts()
+        frames = frames_of(seed, 3, 500)
+        for frame in frames:
+            card.wire.send(frame)
+            engine.run(1000)
+        assert not len(engine.take_interrupts())
+        port.run(card.device.suspend())
+        assert len(engine.take_interrupts()) == 1
+        assert [port.run(card.device.receive(1)) for _ in frames] == frames
+        port.run(card.device.resume())
+        assert not len(engine.take_interrupts())
 
 
 def test_link_rate() -> None:
