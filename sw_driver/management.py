@@ -1,4 +1,4 @@
-"""The operator's side of the PF: counters, fault log, moderation, what the card was built for."""
+"""The operator's side of the PF: counters, fault log, moderation, positions, what was built."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hw.vf.regs import COUNTER_BANKS, Field, counter, register
 from sw_driver.pci import PciFunction
 
-__all__ = ["Count", "FaultRecord", "Management", "ManagementError"]
+__all__ = ["Count", "FaultRecord", "Management", "ManagementError", "Position"]
 
 _BAR = 0
 
@@ -22,6 +22,21 @@ class Count:
 
     events: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a queue stands."""
+
+    value: int
+    """The index; in a packed ring the place in the ring, and the wrap counter in bit 15.
+
+    0 for a queue that begins at the beginning of its ring, of either kind.
+    """
+    started: bool
+    """Since its last reset."""
+    loaded: bool
+    """Since its last reset, and so does not begin, or did not, at the beginning."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,36 @@ class Management:
         await self.write("moderation_limits", max_packets << limits.field("max_packets").low
                          | max_usecs << limits.field("max_usecs").low)
         await self.write("moderation_apply", 1)
+
+    async def position(self, queue: int) -> Position:
+        """Tell where a queue stands, which is named in the numbers of the card."""
+        return await self._position(queue, "read")
+
+    async def load_position(self, queue: int, position: int) -> None:
+        """Have a queue begin at a position, if it was not started since its last reset.
+
+        Until it is reset again. `ManagementError` if it was started, or does not exist. The
+        position is the index; in a packed ring the place in the ring, and the wrap counter in bit
+        15.
+        """
+        if not 0 <= position < 1 << 16:
+            raise ValueError(f"position must be from 0 to 65535, not {position!r}")
+        await self.write("position_load", position)
+        await self._position(queue, "load")
+
+    async def _position(self, queue: int, command: str) -> Position:
+        if not 0 <= queue < 1 << register("position_queue").field("queue").bits:
+            raise ValueError(f"queue must be from 0 to 16383, not {queue!r}")
+        await self.write("position_queue", queue)
+        await self.write("position_command", register("position_command").field(command).mask)
+        state = register("position_state")
+        while (value := await self.read("position_state")) & state.field("busy").mask:
+            await self._port.sleep(10)
+        if value & state.field("refused").mask:
+            raise ManagementError(f"there is no queue {queue}, or it is started already")
+        return Position(value=_extract(state.field("position"), value),
+                        started=bool(value & state.field("started").mask),
+                        loaded=bool(value & state.field("loaded").mask))
 
     async def take_fault(self) -> FaultRecord | None:
         """Take the oldest fault out of the log; None when there is none."""

@@ -8,7 +8,7 @@ receives; the same queue is for one task at a time.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -683,6 +683,31 @@ class NetDevice:
         """Let the device go on after `suspend`."""
         await self.virtio.resume()
         self.is_suspended = False
+
+    async def begin_again(self, load: Callable[[], Awaitable[None]]) -> None:
+        """Reset the suspended device, and have it go on with the same rings.
+
+        ``load`` tells the device, or another one in its place, where its queues stand: between
+        their set-up and their start. No other call may be receiving or giving a command.
+        """
+        if not self.is_suspended:
+            raise RuntimeError("the device is not suspended")
+        before = self.virtio.features
+        vector = await self.virtio.get(CommonConfig.CONFIG_MSIX_VECTOR)
+        accepted = await self.virtio.start(
+            [bit for bit in range(128) if before >> bit & 1], NET_DEPENDENCIES)
+        if accepted != before:
+            await self.virtio.fail(f"the device has the features {accepted:#x}, not {before:#x}")
+        await self.virtio.set_config_vector(vector)
+        for queue in self._queues:
+            await self.virtio.set_up_queue(queue.index, queue.ring, vector=queue.vector)
+        await load()
+        for queue in self._queues:
+            await self.virtio.enable_queue(queue.index)
+        await self.virtio.add_status(Status.DRIVER_OK)
+        self.is_suspended = False
+        if len(self._receive) > 1:
+            await self.set_pairs(self.active_pairs)
 
     # --- the end
 

@@ -15,7 +15,7 @@ from hw.vf.counters import CounterEvent, Counters
 from hw.vf.faults import FaultLog
 from hw.vf.regs import COUNTER_BANKS, REGISTERS, Register, register
 from hw.virtio.moderation import ModerationLayout
-from hw.virtio.types import FaultRecordLayout
+from hw.virtio.types import FaultRecordLayout, PositionAnswerLayout, PositionRequestLayout
 
 __all__ = ["Management"]
 
@@ -27,8 +27,8 @@ class Management(wiring.Component):
     `hw.vf.regs.REGISTERS` names reads zero, and writing it has no effect.
 
     | Latency: 7 cycles from a request to its answer; 3 from a write to ``moderation``.
-    | Throughput: an access every 7 cycles; a write that applies limits waits until those that
-      were applied before it have been taken.
+    | Throughput: an access every 7 cycles; a write that applies limits, or asks for a position,
+      waits until what the one before it has asked for is done.
 
     Parameters
     ----------
@@ -51,6 +51,9 @@ class Management(wiring.Component):
         Always ready.
     moderation : Out(stream.Signature(ModerationLayout()))
         What was applied. The queue's number is as it was written: it may be none of the card's.
+    positions : Out(stream.Signature(PositionRequestLayout()))
+    position_answers : In(stream.Signature(PositionAnswerLayout()))
+        To and from `QueuePositions`. Answers are always taken.
     link_up : In(1)
     """
 
@@ -59,6 +62,8 @@ class Management(wiring.Component):
     events: Any
     log: stream.Interface
     moderation: stream.Interface
+    positions: stream.Interface
+    position_answers: stream.Interface
     link_up: Signal
 
     def __init__(self, functions: int, *, constants: dict[str, int],
@@ -86,6 +91,8 @@ class Management(wiring.Component):
                 for bank in COUNTER_BANKS if bank.name != "faults"})),
             "log": In(stream.Signature(FaultRecordLayout())),
             "moderation": Out(stream.Signature(ModerationLayout())),
+            "positions": Out(stream.Signature(PositionRequestLayout())),
+            "position_answers": In(stream.Signature(PositionAnswerLayout())),
             "link_up": In(1),
         })
 
@@ -122,6 +129,8 @@ class Management(wiring.Component):
         # What the hardware shows.
         cycles = Signal(64)
         cycles_high = Signal(32)
+        stands: Any = Signal(PositionAnswerLayout())  # what came of the last command
+        busy = Signal()
         m.d.sync += cycles.eq(cycles + 1)
         with m.If(reads & is_chosen("cycles_low")):
             m.d.sync += cycles_high.eq(cycles[32:])
@@ -142,6 +151,8 @@ class Management(wiring.Component):
             "counter_events_high.high": value.events[32:],
             "counter_bytes_low.low": value.bytes[:32],
             "counter_bytes_high.high": value.bytes[32:],
+            **{f"position_state.{name}": stands[name] for name in PositionAnswerLayout().members},
+            "position_state.busy": busy,
         }
 
         # What the software has written.
@@ -175,7 +186,8 @@ class Management(wiring.Component):
         m.d.comb += [
             applies.eq(writes & is_chosen("moderation_apply") & request.enable[0]
                        & request.data[0]),
-            waits.eq(request.write & is_chosen("moderation_apply") & applied),
+            waits.eq(request.write & (is_chosen("moderation_apply") & applied
+                                      | is_chosen("position_command") & busy)),
             self.moderation.valid.eq(applied),
             self.moderation.payload.eq(settings),
         ]
@@ -187,6 +199,29 @@ class Management(wiring.Component):
             ]
         with m.Elif(self.moderation.ready):
             m.d.sync += applied.eq(0)
+
+        # Of a position, what was written when it was asked for; likewise.
+        asks = Signal()
+        asked: Any = Signal(PositionRequestLayout(), reset_less=True)
+        offers = Signal()
+        m.d.comb += [
+            asks.eq(writes & is_chosen("position_command") & request.enable[0]
+                    & request.data[:2].any()),
+            self.positions.valid.eq(offers),
+            self.positions.payload.eq(asked),
+            self.position_answers.ready.eq(1),
+        ]
+        with m.If(self.positions.ready):
+            m.d.sync += offers.eq(0)
+        with m.If(self.position_answers.valid):
+            m.d.sync += [stands.eq(self.position_answers.payload), busy.eq(0)]
+        with m.If(asks):
+            m.d.sync += [
+                offers.eq(1), busy.eq(1),
+                asked.queue.eq(kept["position_queue"]),
+                asked.position.eq(kept["position_load"]),
+                asked.load.eq(request.data[1]),
+            ]
 
         words = [Mux(chosen[n], self._word(row, live, kept), 0) for n, row in enumerate(REGISTERS)]
         m.d.comb += self.answers.p.data.eq(found)

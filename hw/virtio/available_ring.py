@@ -231,8 +231,7 @@ class AvailableRing(wiring.Component):
         m.submodules.kicks = kicks = WorkList(sizes.members)
         m.submodules.visits = visits = WorkList(sizes.members)
         m.submodules.states = states = ForwardingMemory(_RingState(), sizes.members)
-        m.submodules.positions = positions = ToldPositions(
-            sizes, first_position=self.first_position)
+        m.submodules.positions = positions = ToldPositions(sizes)
         connect_streams(m, flipped(self.doorbells), positions.doorbells)
         connect_streams(m, positions.kicks, kicks.add)
 
@@ -241,6 +240,8 @@ class AvailableRing(wiring.Component):
         answer: Any = Signal(IndexAnswerLayout(sizes), reset_less=True)
         silent = Signal(reset_less=True)  # FLAG: what was written
         forget = Signal(reset_less=True)  # STOP: with reset
+        loads = Signal(reset_less=True)   # and with a position to begin at
+        loaded = Signal(16, reset_less=True)
         action = Signal(_Action, reset_less=True)
 
         # Everything is looked up by the member at hand, at once.
@@ -338,7 +339,7 @@ class AvailableRing(wiring.Component):
             self.stopped.p.member.eq(member),
             self.stopped.p.order.eq(order),
             self.stopped.p.top.eq(ring.size - 1),
-            self.stopped.p.packed.eq(packed & ~forget),
+            self.stopped.p.packed.eq(packed & (~forget | loads)),
             self.stopped.p.reset.eq(forget),
             self.stopped.p.position.eq(state.known),
         ]
@@ -391,7 +392,8 @@ class AvailableRing(wiring.Component):
                 with m.Elif(self.stops.valid):
                     m.d.comb += self.stops.ready.eq(1)
                     m.d.sync += [event.eq(_Event.STOP), member.eq(self.stops.p.queue >> 1),
-                                 forget.eq(self.stops.p.reset)]
+                                 forget.eq(self.stops.p.reset), loads.eq(self.stops.p.load),
+                                 loaded.eq(self.stops.p.position)]
                     m.next = "LOOK-UP"
                 with m.Elif(self.index_answers.valid & room):
                     m.d.comb += self.index_answers.ready.eq(1)
@@ -529,17 +531,19 @@ class AvailableRing(wiring.Component):
                     m.next = "IDLE"
             with m.State("FORGET"):
                 # All but what the driver sees: the flag in its memory stays as it is.
-                begin = Mux(packed, 0, self.first_position)
+                # Of a ring that another device has used: it may show that no kicks are wanted.
+                begin = Mux(loads, loaded, Mux(packed, 0, self.first_position))
                 m.d.comb += [
                     after.eq(0),
                     after.known.eq(Mux(forget, begin, position.data)),
                     after.fetch.eq(Mux(forget, begin, position.data)),
-                    after.quiet.eq(state.quiet & ~forget),
+                    after.quiet.eq(Mux(forget, loads, state.quiet)),
                     states.write_enable.eq(1),
                 ]
                 m.d.comb += [
                     positions.forget.valid.eq(forget),
-                    positions.forget.payload.eq(member),
+                    positions.forget.p.member.eq(member),
+                    positions.forget.p.position.eq(begin),
                 ]
                 with m.If(~forget | positions.forget.ready):
                     m.next = "STOPPED"

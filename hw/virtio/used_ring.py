@@ -16,7 +16,12 @@ from hw.stream.register import StreamRegister
 from hw.stream.types import LENGTH_BITS, QUEUE_BITS, BeatLayout
 from hw.stream.worklist import WorkList
 from hw.virtio.queue_numbers import QueueNumbers
-from hw.virtio.types import QueueCommandLayout, QueueConfigSignature, UsedLayout
+from hw.virtio.types import (
+    QueueCommandLayout,
+    QueueConfigSignature,
+    QueueLayout,
+    UsedLayout,
+)
 
 __all__ = ["PublishedLayout", "UsedRing"]
 
@@ -141,7 +146,11 @@ class UsedRing(wiring.Component):
     busy : In(1)
         Writes are on their way: what leaves now waits behind them, or makes others wait.
     commands : In(stream.Signature(QueueCommandLayout()))
-        With ``reset``, the queue's used position starts again from 0.
+        With ``reset``, the queue's used position starts again from 0, or where it is loaded.
+    asked : In(stream.Signature(QueueLayout()))
+    told : Out(stream.Signature(16))
+        Where the used ring of a queue stands, in the standard's terms: the index, or the place and
+        the wrap counter (of the kind that it was started as last). Within a burst and 4 cycles.
     """
 
     used_transmit: stream.Interface
@@ -153,6 +162,8 @@ class UsedRing(wiring.Component):
     published: stream.Interface
     busy: Signal
     commands: stream.Interface
+    asked: stream.Interface
+    told: stream.Interface
 
     def __init__(self, lanes: int, *, queues: int, stride: int) -> None:
         if lanes < _ENTRY_BYTES or lanes & (lanes - 1):
@@ -174,6 +185,8 @@ class UsedRing(wiring.Component):
             "published": Out(stream.Signature(PublishedLayout())),
             "busy": In(1),
             "commands": In(stream.Signature(QueueCommandLayout())),
+            "asked": In(stream.Signature(QueueLayout())),
+            "told": Out(stream.Signature(16)),
         })
 
     def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one pipeline
@@ -251,8 +264,10 @@ class UsedRing(wiring.Component):
             m.d.sync += [chain_valid.eq(arbiter.o.valid), chain.eq(arbiter.o.payload)]
 
         chains_in = Signal(16)
+        begin = Signal(16)  # where a cleared queue begins
         m.d.comb += [
-            chains_in.eq(Mux(clear, 0, so_far.chains + 1)),
+            begin.eq(Mux(self.commands.p.load, self.commands.p.position, 0)),
+            chains_in.eq(Mux(clear, begin, so_far.chains + 1)),
             Value.cast(finished.write_data).eq(Cat(chains_in, Mux(clear, 0, places))),
             finished_copy.write_data.eq(chains_in),
         ]
@@ -474,6 +489,12 @@ class UsedRing(wiring.Component):
         descriptors_sent = Signal()
         kept_sent = Signal()
 
+        tells = Signal()  # where a queue stands; it was asked for
+        stands_at = Signal(16, reset_less=True)
+        m.d.comb += [self.told.valid.eq(tells), self.told.payload.eq(stands_at)]
+        with m.If(self.told.ready):
+            m.d.sync += tells.eq(0)
+
         def end() -> None:
             m.d.comb += finishes.eq(1)
             m.next = "IDLE"
@@ -485,11 +506,21 @@ class UsedRing(wiring.Component):
                 with m.If(self.commands.valid):
                     m.d.comb += [look.eq(self.commands.p.queue), looks.eq(1)]
                     m.next = "CLEAR"
+                with m.Elif(self.asked.valid & ~tells):
+                    m.d.comb += [look.eq(self.asked.p.queue), looks.eq(1), self.asked.ready.eq(1)]
+                    m.next = "TELL"
                 with m.Elif(dirty.take.valid & bursts.i.ready & may_begin):
                     m.d.comb += [look.eq(dirty.take.payload), looks.eq(1), dirty.take.ready.eq(1)]
                     m.next = "LOOK"
             with m.State("CLEAR"):
                 m.d.comb += [clear.eq(self.commands.p.reset), self.commands.ready.eq(1)]
+                m.next = "IDLE"
+            with m.State("TELL"):
+                m.d.sync += [
+                    tells.eq(1),
+                    stands_at.eq(Mux(modes.ring_packed, found.position ^ (1 << 15),
+                                     written.read_data)),
+                ]
                 m.next = "IDLE"
             with m.State("LOOK"):
                 m.d.sync += [
@@ -634,12 +665,15 @@ class UsedRing(wiring.Component):
         for count_out in (written, written_copy):
             m.d.comb += [
                 count_out.write_address.eq(queue),
-                count_out.write_data.eq(Mux(clear, 0, index)),
+                count_out.write_data.eq(Mux(clear, begin, index)),
                 count_out.write_enable.eq(finishes | clear),
             ]
+        fresh: Any = Signal(_ContextLayout())
         m.d.comb += [
+            fresh.position.eq(begin),
             contexts.write_address.eq(queue),
-            Value.cast(contexts.write_data).eq(Mux(clear, 0, Value.cast(next_context))),
+            Value.cast(contexts.write_data).eq(
+                Mux(clear, Value.cast(fresh), Value.cast(next_context))),
             contexts.write_enable.eq(finishes | clear),
         ]
 

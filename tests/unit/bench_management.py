@@ -14,7 +14,7 @@ from hw.pcie.types import MmioAnswer, MmioRequest
 from hw.vf.counters import CounterEvent
 from hw.vf.regs import COUNTER_BANKS, REGISTERS, counter, register
 from hw.virtio.moderation import ModerationLayout
-from hw.virtio.types import FaultRecordLayout
+from hw.virtio.types import FaultRecordLayout, PositionAnswerLayout, PositionRequestLayout
 from tb.stream import (
     Fields,
     StreamSink,
@@ -46,6 +46,12 @@ class Bench:
             dut, "moderation", ModerationLayout(), pace(stalls, 4),
             lambda told: self.settings.append(
                 (told["queue"], told["max_packets"], told["max_usecs"])))
+        self.asked: list[tuple[int, int, int]] = []
+        self.positions = StreamSink(
+            dut, "positions", PositionRequestLayout(), pace(stalls, 5),
+            lambda told: self.asked.append((told["queue"], told["load"], told["position"])))
+        self.position_answers = StreamSource(dut, "position_answers", PositionAnswerLayout(),
+                                             pace(stalls, 6))
         self.fields = Fields(CounterEvent())
         self.valids = {}
         self.payloads = {}
@@ -230,6 +236,51 @@ async def moderation_that_is_not_taken(dut: Any) -> None:
     bench.moderation.pace = always()
     await cycles(dut, 4)
     assert bench.settings == [(3, 5, 7)]
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True])
+async def positions(dut: Any, stalls: bool) -> None:
+    """A command asks once, with what is written then; another one waits for its answer."""
+    bench = Bench(dut, stalls=stalls)
+    await bench.start()
+    rng = random.Random(cocotb.RANDOM_SEED)
+    command = register("position_command").offset
+    want: list[tuple[int, int, int]] = []
+    assert await bench.get("position_state") == 0
+    for turn in range(8):
+        queue, position, load = rng.getrandbits(14), rng.getrandbits(16), rng.getrandbits(1)
+        bench.post(register("position_queue").offset, queue)
+        bench.post(register("position_load").offset, position)
+        bench.post(command, 0)
+        bench.post(command, 1 << load | 0x10, 0xE)
+        bench.post(command, 1 << load)
+        want.append((queue, load, position))
+        busy = 1 << 16
+        assert await bench.get("position_state") & busy
+        await cycles(dut, 60)
+        assert await bench.get("position_state") & busy
+        assert bench.asked == want
+        if turn % 2:
+            # The next one is taken when this one has its answer, and not before.
+            bench.post(register("position_queue").offset, 5)
+            bench.post(command, 1)
+            await cycles(dut, 60)
+            assert bench.asked == want
+            want.append((5, 0, position))
+            bench.position_answers.send({"position": 1, "refused": 1})
+            assert await bench.get("position_state") & busy
+            await cycles(dut, 60)
+            assert bench.asked == want
+        answer = {"position": rng.getrandbits(16), "started": rng.getrandbits(1),
+                  "loaded": rng.getrandbits(1), "refused": rng.getrandbits(1)}
+        bench.position_answers.send(answer)
+        await bench.position_answers.drain()
+        await cycles(dut, 3)
+        assert await bench.get("position_state") == (
+            answer["position"] | answer["started"] << 17 | answer["loaded"] << 18
+            | answer["refused"] << 19)
+        assert await bench.get("position_command") == 0
 
 
 async def _flood(bench: Bench, rng: random.Random, clocks: int, density: float) -> None:
