@@ -22,7 +22,9 @@ from hw.stream.types import BeatLayout, WireBeatLayout
 from hw.vf.counting import Counting
 from hw.vf.lifecycle import Lifecycle
 from hw.vf.management import Management
+from hw.vf.moderation_settings import ModerationSettings
 from hw.vf.obligations import Obligations
+from hw.vf.positions import QueuePositions
 from hw.vf.scheduler import Scheduler
 from hw.virtio.contexts import QueueContexts
 from hw.virtio.control_chain import CONTROL_CONTEXT_BITS
@@ -188,6 +190,8 @@ class SmartNic(wiring.Component):
             max_payload_bytes=config.max_payload_bytes)
         m.submodules.requester = requester = Requester(lanes, functions=config.functions)
         m.submodules.counting = counting = Counting(stride=stride, cells=egress_pool.cells)
+        m.submodules.moderation = moderation = ModerationSettings(queues)
+        m.submodules.positions = positions = QueuePositions(config.queue_numbers)
         m.submodules.management = management = Management(config.functions, constants={
             "functions.functions": config.functions, "functions.stride": stride,
             "queues.size_max": config.queue_size_max, "queues.lanes": lanes,
@@ -339,7 +343,15 @@ class SmartNic(wiring.Component):
         merge("other_used", UsedLayout(), [transmit.used, control_queue.used],
               used_ring.used_transmit)
         link(used_ring.published, notification.published)
-        m.d.comb += notification.moderation.valid.eq(0)  # nothing sets it yet
+        m.d.comb += [
+            moderation.resets.valid.eq(
+                registers.writes.valid & registers.writes.ready & registers.writes.p.clear),
+            moderation.resets.p.queue.eq(registers.writes.p.queue),
+            lifecycle.cleared.valid.eq(moderation.resets.valid),
+            lifecycle.cleared.payload.eq(moderation.resets.payload),
+            notification.moderation.valid.eq(moderation.settings.valid),  # always taken
+            notification.moderation.payload.eq(moderation.settings.payload),
+        ]
         link(notification.queue_interrupts, registers.queue_interrupts)
         merge("interrupts", InterruptLayout(), [notification.interrupts, registers.interrupts],
               msix.interrupts)
@@ -385,6 +397,13 @@ class SmartNic(wiring.Component):
         link(router.management, management.mmio)
         link(management.answers, router.management_answers)
         link(lifecycle.log, management.log)
+        link(management.moderation, moderation.asked)
+        link(management.positions, positions.asked)
+        link(positions.told, management.position_answers)
+        link(positions.requests, lifecycle.positions)
+        link(lifecycle.position_answers, positions.answers)
+        link(positions.used, used_ring.asked)
+        link(used_ring.told, positions.stands_at)
         m.d.comb += [
             management.link_up.eq(self.link_up),
             counting.unexpected.eq(dma_read.unexpected),

@@ -174,10 +174,31 @@ class _Episode:
         """Send and receive at once, and wait until all has come through."""
         port = self.card.port
         out = port.spawn(self._send(self.rng.randint(0, packets)))
+        rests = port.spawn(self._rest_amid(self.rng.choice((0, 0, 1, 5))))
         await self._receive(self.rng.randint(0, packets))
         await out
+        await rests
         await self.card.device.drain()
         await self._rest()
+
+    async def _rest_amid(self, times: int) -> None:
+        """Suspend the card for a while, again and again: nothing may leave it meanwhile."""
+        port = self.card.port
+        for _ in range(times):
+            await port.sleep(self.rng.choice((self.rng.randint(1, 300),
+                                              self.rng.randint(300, 4000))))
+            await self.card.device.suspend()
+            begun = self._requests()
+            await port.sleep(self.rng.randint(1, 1000))
+            if begun != self._requests():
+                raise SoakFailure("a suspended card reads, writes or interrupts")
+            await self.card.device.resume()
+            self.books.resets["suspension"] += 1
+
+    def _requests(self) -> list[int]:
+        """Give how much the card has asked of the host."""
+        counters = self.card.engine.counters
+        return [counters[name] for name in ("rq_reads", "rq_writes", "rq_interrupts")]
 
     async def reset(self) -> None:
         """Reset the card amid traffic, one way or another, and open it again."""

@@ -1,4 +1,4 @@
-"""The operator's side of the PF: counters, fault log, what the card was built for."""
+"""The operator's side of the PF: counters, fault log, moderation, positions, what was built."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hw.vf.regs import COUNTER_BANKS, Field, counter, register
 from sw_driver.pci import PciFunction
 
-__all__ = ["Count", "FaultRecord", "Management", "ManagementError"]
+__all__ = ["Count", "FaultRecord", "Management", "ManagementError", "Position"]
 
 _BAR = 0
 
@@ -22,6 +22,21 @@ class Count:
 
     events: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a queue stands."""
+
+    value: int
+    """The index; in a packed ring the place in the ring, and the wrap counter in bit 15.
+
+    0 for a queue that begins at the beginning of its ring, of either kind.
+    """
+    started: bool
+    """Since its last reset."""
+    loaded: bool
+    """Since its last reset, and so does not begin, or did not, at the beginning."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,57 @@ class Management:
                         (await self.count(bank.name, each.name, function)).events
                         for function in of])
         return found
+
+    async def moderate(self, queue: int, *, function: int = 0, max_packets: int,
+                       max_usecs: int) -> None:
+        """Hold interrupts of a function's data queue back until either limit is reached.
+
+        0 for either: no longer. A reset of the queue or of the function ends it as well.
+        """
+        built = register("functions")
+        value = await self.read("functions")
+        functions, stride = (
+            _extract(built.field(name), value) for name in ("functions", "stride"))
+        for name, given, end in (("function", function, functions), ("queue", queue, stride),
+                                 ("max_packets", max_packets, 1 << 16),
+                                 ("max_usecs", max_usecs, 1 << 16)):
+            if not 0 <= given < end:
+                raise ValueError(f"{name} must be from 0 to {end - 1}, not {given!r}")
+        limits = register("moderation_limits")
+        await self.write("moderation_queue", function * stride + queue)
+        await self.write("moderation_limits", max_packets << limits.field("max_packets").low
+                         | max_usecs << limits.field("max_usecs").low)
+        await self.write("moderation_apply", 1)
+
+    async def position(self, queue: int) -> Position:
+        """Tell where a queue stands, which is named in the numbers of the card."""
+        return await self._position(queue, "read")
+
+    async def load_position(self, queue: int, position: int) -> None:
+        """Have a queue begin at a position, if it was not started since its last reset.
+
+        Until it is reset again. `ManagementError` if it was started, or does not exist. The
+        position is the index; in a packed ring the place in the ring, and the wrap counter in bit
+        15.
+        """
+        if not 0 <= position < 1 << 16:
+            raise ValueError(f"position must be from 0 to 65535, not {position!r}")
+        await self.write("position_load", position)
+        await self._position(queue, "load")
+
+    async def _position(self, queue: int, command: str) -> Position:
+        if not 0 <= queue < 1 << register("position_queue").field("queue").bits:
+            raise ValueError(f"queue must be from 0 to 16383, not {queue!r}")
+        await self.write("position_queue", queue)
+        await self.write("position_command", register("position_command").field(command).mask)
+        state = register("position_state")
+        while (value := await self.read("position_state")) & state.field("busy").mask:
+            await self._port.sleep(10)
+        if value & state.field("refused").mask:
+            raise ManagementError(f"there is no queue {queue}, or it is started already")
+        return Position(value=_extract(state.field("position"), value),
+                        started=bool(value & state.field("started").mask),
+                        loaded=bool(value & state.field("loaded").mask))
 
     async def take_fault(self) -> FaultRecord | None:
         """Take the oldest fault out of the log; None when there is none."""

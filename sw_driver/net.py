@@ -8,7 +8,7 @@ receives; the same queue is for one task at a time.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ SUPPORTED = (
     Feature.MTU, Feature.MAC, Feature.STATUS, Feature.VERSION_1, Feature.ACCESS_PLATFORM,
     Feature.ORDER_PLATFORM, Feature.SPEED_DUPLEX, Feature.EVENT_IDX, Feature.NOTIFICATION_DATA,
     Feature.IN_ORDER, Feature.RING_RESET, Feature.RING_PACKED, Feature.INDIRECT_DESC,
-    Feature.MRG_RXBUF, Feature.CTRL_VQ, Feature.MQ,
+    Feature.MRG_RXBUF, Feature.CTRL_VQ, Feature.MQ, Feature.SUSPEND,
 )
 """What this driver can use."""
 
@@ -187,6 +187,8 @@ class NetDevice:
         """Pairs whose queues the device uses: frames are sent in no others."""
         self.is_open = False
         self.needs_reset = False
+        self.is_suspended = False
+        self._publishing = 0  # tasks that show something to the device at the moment
         self._rng = random.Random(self.options.seed)
         self._msix: Msix | None = None
         self._config_interrupt: Interrupt | None = None
@@ -516,13 +518,20 @@ class NetDevice:
             used.token.free()
 
     async def _publish(self, queue: _Queue) -> None:
+        while self.is_suspended:
+            await self.port.sleep(self.options.poll_cycles)
+            self._refuse_broken()
         if not queue.ring.publish():
             return
-        if queue.ring.kick_wanted():
-            self.statistics.kicks += 1
-            await self.virtio.notify(queue.index)
-        else:
-            self.statistics.kicks_spared += 1
+        self._publishing += 1
+        try:
+            if queue.ring.kick_wanted():
+                self.statistics.kicks += 1
+                await self.virtio.notify(queue.index)
+            else:
+                self.statistics.kicks_spared += 1
+        finally:
+            self._publishing -= 1
 
     # --- receiving
 
@@ -651,6 +660,55 @@ class NetDevice:
             waits.append((self._config_interrupt, self._config_seen))
         await self.port.wait_interrupts(waits, left)
 
+    # --- rest
+
+    async def suspend(self) -> None:
+        """Have the device rest (SUSPEND). Until `resume`, calls that give it something wait.
+
+        `DeviceNeedsReset` when it asks for a reset instead.
+        """
+        await self.check_config()
+        self.is_suspended = True
+        try:
+            while self._publishing:
+                await self.port.sleep(self.options.poll_cycles)
+            await self.virtio.suspend()
+        except TransportError:
+            self.is_suspended = False
+            await self.read_status()
+            self._refuse_broken()
+            raise
+
+    async def resume(self) -> None:
+        """Let the device go on after `suspend`."""
+        await self.virtio.resume()
+        self.is_suspended = False
+
+    async def begin_again(self, load: Callable[[], Awaitable[None]]) -> None:
+        """Reset the suspended device, and have it go on with the same rings.
+
+        ``load`` tells the device, or another one in its place, where its queues stand: between
+        their set-up and their start. No other call may be receiving or giving a command.
+        """
+        if not self.is_suspended:
+            raise RuntimeError("the device is not suspended")
+        before = self.virtio.features
+        vector = await self.virtio.get(CommonConfig.CONFIG_MSIX_VECTOR)
+        accepted = await self.virtio.start(
+            [bit for bit in range(128) if before >> bit & 1], NET_DEPENDENCIES)
+        if accepted != before:
+            await self.virtio.fail(f"the device has the features {accepted:#x}, not {before:#x}")
+        await self.virtio.set_config_vector(vector)
+        for queue in self._queues:
+            await self.virtio.set_up_queue(queue.index, queue.ring, vector=queue.vector)
+        await load()
+        for queue in self._queues:
+            await self.virtio.enable_queue(queue.index)
+        await self.virtio.add_status(Status.DRIVER_OK)
+        self.is_suspended = False
+        if len(self._receive) > 1:
+            await self.set_pairs(self.active_pairs)
+
     # --- the end
 
     async def close(self) -> None:
@@ -663,6 +721,7 @@ class NetDevice:
         await self.function.disable_master()
 
     def _release(self) -> None:
+        self.is_suspended = False
         for queue in self._queues:
             self._give_back(queue)
         self._receive, self._transmit, self._control = [], [], None
@@ -680,6 +739,8 @@ class NetDevice:
         No other call may be using that queue. Gives how many chains the device had not used.
         """
         self._refuse_broken()
+        if self.is_suspended:
+            raise RuntimeError("the device is suspended")
         old = next((queue for queue in self._queues if queue.index == index), None)
         if old is None:
             raise ValueError(f"queue {index} is not in use")

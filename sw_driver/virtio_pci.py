@@ -197,6 +197,36 @@ class VirtioPci:
         self._notify_offsets.clear()
         self._rings.clear()
 
+    async def suspend(self) -> None:
+        """Have the device rest, and wait until it says that it does.
+
+        From the call on until `resume` nothing may be given to it, and nothing configured.
+        """
+        if not self.has(Feature.SUSPEND):
+            raise TransportError("the device cannot be suspended")
+        status = await self.status()
+        if not status & Status.DRIVER_OK:
+            raise TransportError(f"nothing to suspend: the device's status is {status:#x}")
+        await self.put(CommonConfig.DEVICE_STATUS, status | Status.SUSPEND)
+        await self._until_status(Status.SUSPEND, Status.DRIVER_OK)
+
+    async def resume(self) -> None:
+        """Let a suspended device go on, and wait until it says that it does."""
+        status = await self.status()
+        if not status & Status.SUSPEND:
+            raise TransportError(f"nothing to resume: the device's status is {status:#x}")
+        await self.put(CommonConfig.DEVICE_STATUS, status & ~Status.SUSPEND | Status.DRIVER_OK)
+        await self._until_status(Status.DRIVER_OK, Status.SUSPEND)
+
+    async def _until_status(self, bit: int, instead_of: int) -> None:
+        deadline = self.port.now() + _RESET_CYCLES
+        while (status := await self.status()) & (bit | instead_of) != bit:
+            if status & Status.NEEDS_RESET:
+                raise TransportError("the device asks for a reset")
+            if self.port.now() >= deadline:
+                raise TransportError(f"the device's status stays {status:#x}")
+            await self.port.sleep(_POLL_CYCLES)
+
     async def offered_features(self) -> int:
         """Read what the device offers: 128 bits."""
         offered = 0

@@ -20,7 +20,7 @@ _COMMON, _ISR, _DEVICE = (4, 0x1040), (0, 0x803), (4, 0x3100)
 _NOTIFY, _NOTIFY_WIDE = (2, 0x2002), (2, 0x2004)  # where 16, and where 32 bits are written
 _NOTIFY_BYTES = 0x400
 _MRG_RXBUF, _CTRL_VQ, _MQ = 15, 17, 22
-_RING_PACKED, _NOTIFICATION_DATA, _RING_RESET = 34, 38, 40
+_RING_PACKED, _NOTIFICATION_DATA, _RING_RESET, _SUSPEND = 34, 38, 40, 43
 _TABLE, _PENDING = (2, 0x0800), (0, 0x100)
 _COMMON_SIZES = {0: 4, 4: 4, 8: 4, 12: 4, 16: 2, 18: 2, 20: 1, 21: 1, 22: 2, 24: 2, 26: 2, 28: 2,
                  30: 2, 32: 4, 36: 4, 40: 4, 44: 4, 48: 4, 52: 4, 56: 2, 58: 2, 60: 2, 62: 2}
@@ -83,6 +83,9 @@ class ModelNic:
         self.change_config_once: Callable[[], None] | None = None
         self.reset_reads = 0
         """So often device_status, or queue_reset, still reads non-zero after a reset."""
+        self.suspend_reads = 0
+        """So often device_status still reads as before when the card is suspended, or resumed."""
+        self.breaks_when_suspended = False
         self._isr = 0
         self._generation = 0
         self._old_status = 0
@@ -260,6 +263,7 @@ class ModelNic:
         self._held: dict[int, list[tuple[int, Places]]] = {}
         self._isr = 0
         self._generation = 0
+        self._shown: list[int] = []  # as far as chains were, when the card was suspended
         self._select = [0, 0, 0]  # device features, driver features, queue
         self._config_vector = 0xFFFF
 
@@ -302,6 +306,8 @@ class ModelNic:
     def _write_common(self, at: int, size: int, value: int) -> None:
         if _COMMON_SIZES.get(at) != size or at in _READ_ONLY:
             self.complaints.append(f"a write of {size} bytes at {at} of the common configuration")
+        elif self.status & 16 and at != 20:
+            self.complaints.append(f"a write at {at} while suspended")
         elif at in (0, 8, 22):
             self._select[{0: 0, 8: 1, 22: 2}[at]] = value
         elif at == 12:
@@ -354,6 +360,9 @@ class ModelNic:
             self._old_status = self.status
             self._reset_device()
             return
+        if self.status & 16:
+            self._resume(value)
+            return
         if self.status & ~value & 0x3F:
             self.complaints.append(f"status {self.status:#x} loses bits: {value:#x}")
         for bit, before in ((2, 1), (8, 3), (4, 11)):
@@ -361,7 +370,31 @@ class ModelNic:
                 self.complaints.append(f"status {value:#x} comes after {self.status:#x}")
         if value & 8 and (self.accepted & ~self.offered or self.refuse_features):
             value &= ~8
+        if value & 16:
+            if self.status & 4 and self.accepts(_SUSPEND):
+                self._suspend(value)
+                return
+            self.complaints.append(f"status {value:#x} comes after {self.status:#x}")
+            value &= ~16
         self.status = value
+
+    def _suspend(self, value: int) -> None:
+        self._old_status, self.reset_reads = self.status, self.suspend_reads
+        if self.breaks_when_suspended:
+            self.break_down()
+            return
+        self.status = value & ~4
+        self._shown = [self.index(number) if queue.enabled else 0
+                       for number, queue in enumerate(self.queues)]
+
+    def _resume(self, value: int) -> None:
+        if not value & 4:
+            return
+        self._old_status, self.reset_reads = self.status, self.suspend_reads
+        self.status = value & ~16
+        for number, index in enumerate(self._shown):
+            if self.queues[number].enabled and self.index(number) != index:
+                self.complaints.append(f"chains were shown in queue {number} while suspended")
 
     # --- queues
 
@@ -379,7 +412,8 @@ class ModelNic:
             self.complaints.append(f"a kick of {size} bytes, {value:#x}, at {offset:#x}")
             return
         if not self.status & 4:
-            self.complaints.append("a kick before DRIVER_OK")
+            self.complaints.append(
+                f"a kick {'while suspended' if self.status & 16 else 'before DRIVER_OK'}")
         queue, rings = self.queues[number], self.rings
         if not queue.enabled:
             self.complaints.append(f"a kick of queue {number}, which is not enabled")

@@ -14,18 +14,21 @@ from hw.stream.register import StreamRegister
 from hw.vf.counters import CounterEvent, Counters
 from hw.vf.faults import FaultLog
 from hw.vf.regs import COUNTER_BANKS, REGISTERS, Register, register
-from hw.virtio.types import FaultRecordLayout
+from hw.virtio.moderation import ModerationLayout
+from hw.virtio.types import FaultRecordLayout, PositionAnswerLayout, PositionRequestLayout
 
 __all__ = ["Management"]
 
 
 class Management(wiring.Component):
-    """Answer the PF's management registers; keep the counters and the fault log.
+    """Answer the PF's management registers; keep the counters and the fault log; pass settings on.
 
     Accesses are of 32 bits; writes of single bytes write those alone. What no row of
     `hw.vf.regs.REGISTERS` names reads zero, and writing it has no effect.
 
-    | Latency: 7 cycles from a request to its answer. Throughput: an access every 7 cycles.
+    | Latency: 7 cycles from a request to its answer; 3 from a write to ``moderation``.
+    | Throughput: an access every 7 cycles; a write that applies limits, or asks for a position,
+      waits until what the one before it has asked for is done.
 
     Parameters
     ----------
@@ -46,6 +49,11 @@ class Management(wiring.Component):
         What `Counters` counts, but for the faults: those come from ``log``.
     log : In(stream.Signature(FaultRecordLayout()))
         Always ready.
+    moderation : Out(stream.Signature(ModerationLayout()))
+        What was applied. The queue's number is as it was written: it may be none of the card's.
+    positions : Out(stream.Signature(PositionRequestLayout()))
+    position_answers : In(stream.Signature(PositionAnswerLayout()))
+        To and from `QueuePositions`. Answers are always taken.
     link_up : In(1)
     """
 
@@ -53,6 +61,9 @@ class Management(wiring.Component):
     answers: stream.Interface
     events: Any
     log: stream.Interface
+    moderation: stream.Interface
+    positions: stream.Interface
+    position_answers: stream.Interface
     link_up: Signal
 
     def __init__(self, functions: int, *, constants: dict[str, int],
@@ -79,6 +90,9 @@ class Management(wiring.Component):
                 bank.name: In(stream.Signature(CounterEvent(), always_ready=True))
                 for bank in COUNTER_BANKS if bank.name != "faults"})),
             "log": In(stream.Signature(FaultRecordLayout())),
+            "moderation": Out(stream.Signature(ModerationLayout())),
+            "positions": Out(stream.Signature(PositionRequestLayout())),
+            "position_answers": In(stream.Signature(PositionAnswerLayout())),
             "link_up": In(1),
         })
 
@@ -115,6 +129,8 @@ class Management(wiring.Component):
         # What the hardware shows.
         cycles = Signal(64)
         cycles_high = Signal(32)
+        stands: Any = Signal(PositionAnswerLayout())  # what came of the last command
+        busy = Signal()
         m.d.sync += cycles.eq(cycles + 1)
         with m.If(reads & is_chosen("cycles_low")):
             m.d.sync += cycles_high.eq(cycles[32:])
@@ -135,6 +151,8 @@ class Management(wiring.Component):
             "counter_events_high.high": value.events[32:],
             "counter_bytes_low.low": value.bytes[:32],
             "counter_bytes_high.high": value.bytes[32:],
+            **{f"position_state.{name}": stands[name] for name in PositionAnswerLayout().members},
+            "position_state.busy": busy,
         }
 
         # What the software has written.
@@ -159,6 +177,52 @@ class Management(wiring.Component):
                                    & request.enable[0] & request.data[0]),
         ]
 
+        # Limits are applied as they are when that is written; they may be written again at once.
+        applies = Signal()
+        waits = Signal()  # for those applied before
+        applied = Signal()
+        settings: Any = Signal(ModerationLayout(), reset_less=True)
+        limits = register("moderation_limits")
+        m.d.comb += [
+            applies.eq(writes & is_chosen("moderation_apply") & request.enable[0]
+                       & request.data[0]),
+            waits.eq(request.write & (is_chosen("moderation_apply") & applied
+                                      | is_chosen("position_command") & busy)),
+            self.moderation.valid.eq(applied),
+            self.moderation.payload.eq(settings),
+        ]
+        with m.If(applies):
+            m.d.sync += [
+                applied.eq(1), settings.queue.eq(kept["moderation_queue"]),
+                *(settings[field.name].eq(kept["moderation_limits"][field.low:])
+                  for field in limits.fields),
+            ]
+        with m.Elif(self.moderation.ready):
+            m.d.sync += applied.eq(0)
+
+        # Of a position, what was written when it was asked for; likewise.
+        asks = Signal()
+        asked: Any = Signal(PositionRequestLayout(), reset_less=True)
+        offers = Signal()
+        m.d.comb += [
+            asks.eq(writes & is_chosen("position_command") & request.enable[0]
+                    & request.data[:2].any()),
+            self.positions.valid.eq(offers),
+            self.positions.payload.eq(asked),
+            self.position_answers.ready.eq(1),
+        ]
+        with m.If(self.positions.ready):
+            m.d.sync += offers.eq(0)
+        with m.If(self.position_answers.valid):
+            m.d.sync += [stands.eq(self.position_answers.payload), busy.eq(0)]
+        with m.If(asks):
+            m.d.sync += [
+                offers.eq(1), busy.eq(1),
+                asked.queue.eq(kept["position_queue"]),
+                asked.position.eq(kept["position_load"]),
+                asked.load.eq(request.data[1]),
+            ]
+
         words = [Mux(chosen[n], self._word(row, live, kept), 0) for n, row in enumerate(REGISTERS)]
         m.d.comb += self.answers.p.data.eq(found)
         with m.FSM():
@@ -170,12 +234,12 @@ class Management(wiring.Component):
             with m.State("CHOOSE"):
                 m.next = "ACT"
             with m.State("ACT"):
-                m.d.comb += [reads.eq(~request.write), writes.eq(request.write)]
+                m.d.comb += [reads.eq(~request.write), writes.eq(request.write & ~waits)]
                 m.d.sync += found.eq(reduce(or_, words))
-                with m.If(request.write):
-                    m.next = "SETTLE"
-                with m.Else():
+                with m.If(~request.write):
                     m.next = "ANSWER"
+                with m.Elif(~waits):
+                    m.next = "SETTLE"
             with m.State("SETTLE"):
                 # The counters are looked up in the meantime of this and the states before ACT.
                 m.next = "IDLE"

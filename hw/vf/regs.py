@@ -205,6 +205,38 @@ REGISTERS: tuple[Register, ...] = (
     Register(0x090, "counter_bytes_high", "how many bytes it concerned", (
         _live("high", 0, 32, "high half"),
     )),
+    Register(0x0C0, "moderation_queue", "whose interrupts are to be moderated", (
+        Field("queue", 0, 14, "RW", "software", "the data queue, in the numbers of the card"),
+    )),
+    Register(0x0C4, "moderation_limits", "how long its interrupts may be held back", (
+        Field("max_packets", 0, 16, "RW", "software", "until so many chains were used"),
+        Field("max_usecs", 16, 16, "RW", "software",
+              "or the first of them so many microseconds ago; nothing is held back if either is 0"),
+    )),
+    Register(0x0C8, "moderation_apply", "gives the queue these limits", (
+        Field("apply", 0, 1, "WO", "software",
+              "writing 1 sets them, until its driver resets the queue or the function"),
+    )),
+    Register(0x0D0, "position_queue", "of which queue the position is read or loaded", (
+        Field("queue", 0, 14, "RW", "software", "the queue, in the numbers of the card"),
+    )),
+    Register(0x0D4, "position_load", "where it is to begin", (
+        Field("position", 0, 16, "RW", "software",
+              "the index; in a packed ring the place, and the wrap counter above it in bit 15"),
+    )),
+    Register(0x0D8, "position_command", "what is to be done", (
+        Field("read", 0, 1, "WO", "software", "writing 1 brings the position"),
+        Field("load", 1, 1, "WO", "software",
+              "writing 1 loads it, until the queue is reset; before the queue is started"),
+    )),
+    Register(0x0DC, "position_state", "what came of the command", (
+        _live("position", 0, 16, "in the same terms; 0 for a queue that begins at the beginning of "
+              "its ring, of either kind"),
+        _live("busy", 16, 1, "nothing has come of it yet"),
+        _live("started", 17, 1, "the queue was started since its last reset"),
+        _live("loaded", 18, 1, "its position was loaded since then"),
+        _live("refused", 19, 1, "no such queue; or it was to be loaded, and is started already"),
+    )),
 )
 
 

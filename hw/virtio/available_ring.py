@@ -210,8 +210,7 @@ class AvailableRing(wiring.Component):
         sizes = self.sizes
         m.submodules.visits = visits = RingVisits(sizes)
         m.submodules.states = states = ForwardingMemory(RingState(), sizes.members)
-        m.submodules.positions = positions = ToldPositions(
-            sizes, first_position=self.first_position)
+        m.submodules.positions = positions = ToldPositions(sizes)
         m.submodules.decision = decision = RingDecision(sizes)
         m.submodules.issue = issue = RingIssue(sizes)
         connect_streams(m, flipped(self.doorbells), positions.doorbells)
@@ -261,7 +260,7 @@ class AvailableRing(wiring.Component):
         answers_room, visits_room = self._rooms(m)
         layout = data.StructLayout({
             "event": RingEvent, "member": sizes.member_bits, "answer": IndexAnswerLayout(sizes),
-            "silent": 1, "forget": 1,
+            "silent": 1, "forget": 1, "load": 1, "position": 16,
         })
         kept: Any = Signal(layout, reset_less=True)
         # What ends something comes first: it makes room for others.
@@ -302,6 +301,8 @@ class AvailableRing(wiring.Component):
                 kept.answer.eq(self.index_answers.payload),
                 kept.silent.eq(self.flags_done.p.silent),
                 kept.forget.eq(self.stops.p.reset),
+                kept.load.eq(self.stops.p.load),
+                kept.position.eq(self.stops.p.position),
             ]
         return kept, chosen_member
 
@@ -370,7 +371,7 @@ class AvailableRing(wiring.Component):
         held = Signal(16)
         counts = Signal()    # what was told counts as an answer
         ahead = Signal(16)   # places up to the one that was told
-        begin = Mux(packed, 0, self.first_position)
+        begin = Mux(event.load, event.position, Mux(packed, 0, self.first_position))
         m.d.comb += [
             place.eq(Mux(packed, packed_place(state.fetch), state.fetch & (ring.size - 1))),
             behind.eq(ring.size + ~place),
@@ -394,6 +395,7 @@ class AvailableRing(wiring.Component):
             judged.answer.eq(event.answer),
             judged.silent.eq(event.silent),
             judged.forget.eq(event.forget),
+            judged.load.eq(event.load),
             judged.begin.eq(Mux(event.forget, begin, position.data)),
             judged.alive.eq(ring.running & ~faulted.data),
             judged.state.eq(state),
@@ -463,7 +465,7 @@ class AvailableRing(wiring.Component):
             discard.member.eq(judged.member),
             discard.order.eq(judged.order),
             discard.top.eq(top),
-            discard.packed.eq(packed & ~judged.forget),
+            discard.packed.eq(packed & (~judged.forget | judged.load)),
             discard.reset.eq(judged.forget),
             discard.position.eq(judged.begin),
         ]

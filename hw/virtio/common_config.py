@@ -51,6 +51,10 @@ class CommonConfig(wiring.Component):
     cleared but by a reset, and DRIVER_OK takes FEATURES_OK. While a reset is pending no write
     has an effect.
 
+    *Suspension* (2.1): SUSPEND counts with DRIVER_OK and the feature (CORE-SUSP-01), and is a wish
+    until `Registers` shows it. While it is shown, writes to device_status alone have an effect
+    (CORE-SUSP-02), and DRIVER_OK ends it.
+
     Which queues there are is negotiated (`QueueRolesLayout`; 5.1.2): the first pair always; all
     pairs with MQ; with CTRL_VQ the control queue, whose index is the first behind them: 2, or the
     stride with MQ. A queue that is not there has size 0 (PCI-COM-09). Before FEATURES_OK there is
@@ -235,6 +239,7 @@ class CommonConfig(wiring.Component):
         written = Signal(8)
         features_ok = Signal()
         driver_ok = Signal()
+        suspended = Signal()
         enables = Signal()
         m.d.comb += [
             after.eq(state),
@@ -243,10 +248,11 @@ class CommonConfig(wiring.Component):
             written.eq(self.data[:8]),
             features_ok.eq(state.status[3] | written[3] & acceptable),
             driver_ok.eq(state.status[2] | written[2] & features_ok),
+            suspended.eq(state.status & Status.SUSPEND.value != 0),
             enables.eq(writes("queue_enable") & self.enable[0] & self.data[0]
                        & exists & ~enabled),
         ]
-        with m.If(~state.want_reset):
+        with m.If(~state.want_reset & ~suspended):
             with m.If(writes("device_feature_select")):
                 m.d.comb += after.device_feature_select.eq(
                     _bytes(self.enable, self.data, state.device_feature_select))
@@ -264,20 +270,6 @@ class CommonConfig(wiring.Component):
             with m.If(writes("queue_select")):
                 m.d.comb += after.queue_select.eq(
                     _bytes(self.enable[2:], self.data[16:], state.queue_select))
-            with m.If(writes("device_status") & self.enable[0]):
-                with m.If(written == 0):
-                    m.d.comb += [
-                        after.want_reset.eq(state.status != 0),
-                        self.clears.eq(state.status == 0),
-                    ]
-                with m.Else():
-                    kept = Status.ACKNOWLEDGE | Status.DRIVER | Status.FAILED
-                    m.d.comb += [
-                        after.status.eq(state.status | (written & kept.value)
-                                        | (features_ok << 3) | (driver_ok << 2)),
-                        self.starts.eq(Mux(driver_ok & ~state.status[2],
-                                           state.enabled & ~state.resetting, 0)),
-                    ]
             with m.If(writes("queue_size") & exists):
                 # The size counts as a whole: a byte of it may be no size.
                 m.d.comb += [
@@ -299,6 +291,24 @@ class CommonConfig(wiring.Component):
                 m.d.comb += [
                     self.write.dword.eq(self.dword - _FIRST_ADDRESS),
                     self.write.enable.eq(self.enable),
+                ]
+        with m.If(writes("device_status") & self.enable[0] & ~state.want_reset):
+            with m.If(written == 0):
+                m.d.comb += [
+                    after.want_reset.eq(state.status != 0),
+                    self.clears.eq(state.status == 0),
+                ]
+            with m.Else():
+                kept = Status.ACKNOWLEDGE | Status.DRIVER | Status.FAILED
+                m.d.comb += [
+                    after.status.eq(state.status | (written & kept.value)
+                                    | (features_ok << 3) | (driver_ok << 2)),
+                    after.status[4].eq(suspended & ~driver_ok),
+                    after.want_suspend.eq(Mux(
+                        suspended, ~driver_ok, state.want_suspend
+                        | written[4] & state.status[2] & negotiated("SUSPEND"))),
+                    self.starts.eq(Mux(driver_ok & ~state.status[2],
+                                       state.enabled & ~state.resetting, 0)),
                 ]
         return m
 

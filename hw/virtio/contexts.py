@@ -113,7 +113,7 @@ class QueueContexts(wiring.Component):
                 field_enable & (sweeping | self.write.valid & self.write.ready)
                 .replicate(field_bytes),
                 sweeping | self.running.valid,
-                self.running.valid & self.running.p.running)),
+                self.running.valid & (self.running.p.running | self.running.p.prepares))),
         ]
 
         for reader in self.ports:

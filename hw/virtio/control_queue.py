@@ -131,7 +131,7 @@ class ControlQueue(wiring.Component):
         The obligation is given back after it was taken.
     commands : In(stream.Signature(QueueCommandLayout()))
         A control queue that is stopped goes on after the chains that it used; with ``reset``, from
-        ``first_position``.
+        ``first_position``; with ``load``, from the position that is given.
     """
 
     doorbells: stream.Interface
@@ -243,7 +243,8 @@ class ControlQueue(wiring.Component):
             m.d.comb += [
                 self.commands.ready.eq(1),
                 states.write_address.eq(self.commands.p.queue - self.first_queue),
-                states.write_data.eq(self.first_position),
+                states.write_data.eq(Mux(self.commands.p.load, self.commands.p.position,
+                                         self.first_position)),
                 states.write_enable.eq(Cat(self.commands.p.reset, 1)),
             ]
 

@@ -52,6 +52,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("IN_ORDER", _always, "a queue's chains are used in the order of the ring"),
     Feature("NOTIFICATION_DATA", _always, "a doorbell that tells the index spares a read"),
     Feature("RING_RESET", _always, "one queue is stopped as all of a function are"),
+    Feature("SUSPEND", _always, "a function rests as in D3hot, but a driver asks for it"),
     Feature("SPEED_DUPLEX", _always, "the speed of the wire is known"),
 )
 

@@ -25,8 +25,10 @@ class FunctionStateLayout(data.StructLayout):
     generation            8    config_generation
     enabled               n    queue_enable, one bit a place
     link                  1    The link state that the device configuration shows
+    link_now              1    The link state as it is; not shown while suspended
     asleep                1    In D3hot
-    quiet                 1    The queues were stopped, or not started, because of D3hot
+    want_suspend          1    The driver has asked for suspension, and not for its end
+    quiet                 1    The queues were stopped, or not started, because of one of the two
     want_reset            1    A reset was asked for and has not been carried out
     want_flr              1    Its end is to be told as that of a function-level reset
     stop_busy             1    The lifecycle has been asked for a stop and has not reported it
@@ -49,8 +51,8 @@ class FunctionStateLayout(data.StructLayout):
             "device_feature_select": 32, "driver_feature_select": 32,
             "driver_features": 32 * FEATURE_WINDOWS,
             "config_vector": 16, "queue_select": 16, "status": 8, "generation": 8,
-            "enabled": places, "link": 1, "asleep": 1, "quiet": 1, "want_reset": 1, "want_flr": 1,
-            "stop_busy": 1, "stop_reset": 1, "stop_single": 1,
+            "enabled": places, "link": 1, "link_now": 1, "asleep": 1, "want_suspend": 1, "quiet": 1,
+            "want_reset": 1, "want_flr": 1, "stop_busy": 1, "stop_reset": 1, "stop_single": 1,
             "stop_place": (places - 1).bit_length(), "resetting": places, "due": 1, "listed": 1,
         })
 

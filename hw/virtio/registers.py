@@ -44,6 +44,8 @@ from hw.virtio.watcher import FunctionWatcher
 __all__ = ["Registers"]
 
 _NEEDS_RESET = Status.DEVICE_NEEDS_RESET.value
+_SUSPEND = Status.SUSPEND.value
+_DRIVER_OK = Status.DRIVER_OK.value
 
 
 class _Task(enum.Enum, shape=3):
@@ -82,6 +84,13 @@ class Registers(wiring.Component):
     *D3hot*: a stop without reset on entry; on return the enabled queues are started again. Whatever
     comes between, one stop of a function is under way at a time, and what is still wanted when it
     ends is asked for then.
+
+    *Suspension*: the same stop, asked for by the driver (SUSPEND). When it is reported,
+    device_status shows SUSPEND instead of DRIVER_OK (CORE-SUSP-10 to 12), but for a function that
+    met a fault meanwhile: that one shows DEVICE_NEEDS_RESET (CORE-SUSP-08). Until the driver writes
+    DRIVER_OK again, which starts the enabled queues, no configuration interrupt leaves, and the
+    link is shown as it was (CORE-SUSP-05 to 07, 09). A function that was asleep and suspended goes
+    on when it is neither.
 
     *Configuration interrupt*: the ISR bit at once; the interrupt when the function is awake.
 
@@ -310,6 +319,12 @@ class Registers(wiring.Component):
         stop_place = Signal.like(clear_place)
         control = Signal(QUEUE_BITS, reset_less=True)  # the function's, long before it is needed
         start_now = Signal()
+        # Of the state.
+        halts = Signal()                   # its queues are not to run
+        suspended = Signal()               # it is shown to be
+        may_interrupt = Signal()
+        follows = Signal()                 # the link has changed, and that may be shown
+        listens = Signal()                 # its driver is to be told of that
         idle = Signal()                    # nothing of it is left
         m.d.comb += idle.eq(~Cat(answers, queue_writes, clears, starts, stops, raises, lists,
                                  ends_flr).any())
@@ -431,7 +446,8 @@ class Registers(wiring.Component):
                             with m.If((state.status != 0) & (state.status & _NEEDS_RESET == 0)
                                       & ~state.want_reset):
                                 m.d.sync += state.status.eq(state.status | _NEEDS_RESET)
-                                self._notify(m, state, raises)
+                                with m.If(state.status & _DRIVER_OK != 0):
+                                    m.d.sync += [state.due.eq(1), raises.eq(1)]
                         with m.Else():
                             m.d.sync += [state.stop_busy.eq(0), state.stop_single.eq(0)]
                             with m.If(state.stop_single):
@@ -451,14 +467,10 @@ class Registers(wiring.Component):
                     with m.Case(_Task.FLR):
                         m.d.sync += [state.want_reset.eq(1), state.want_flr.eq(1)]
                     with m.Case(_Task.LEVELS):
-                        m.d.sync += [state.link.eq(levels.link), state.asleep.eq(levels.asleep)]
-                        with m.If(levels.link != state.link):
-                            m.d.sync += state.generation.eq(state.generation + 1)
-                            with m.If(state.driver_features[FEATURE_BITS["STATUS"]]):
-                                self._notify(m, state, raises)
+                        m.d.sync += [state.link_now.eq(levels.link), state.asleep.eq(levels.asleep)]
                     with m.Case(_Task.INTERRUPT):
                         m.d.sync += state.listed.eq(0)
-                        with m.If(~state.asleep):
+                        with m.If(may_interrupt):
                             m.d.sync += [
                                 state.due.eq(0),
                                 vector.eq(state.config_vector),
@@ -475,7 +487,7 @@ class Registers(wiring.Component):
                             stops.eq(1), stop_kind.eq(LifecycleRequest.RESET),
                             state.stop_busy.eq(1), state.stop_reset.eq(1),
                         ]
-                    with m.Elif(state.asleep & ~state.quiet):
+                    with m.Elif(halts & ~state.quiet):
                         m.d.sync += [
                             stops.eq(1), stop_kind.eq(LifecycleRequest.STOP),
                             state.stop_busy.eq(1), state.stop_reset.eq(0), state.quiet.eq(1),
@@ -486,15 +498,23 @@ class Registers(wiring.Component):
                             state.stop_busy.eq(1), state.stop_reset.eq(0),
                             state.stop_single.eq(1), state.stop_place.eq(next_reset),
                         ]
-                    with m.Elif(~state.asleep & state.quiet):
+                    with m.Elif(~halts & state.quiet):
                         m.d.sync += state.quiet.eq(0)
-                        with m.If(state.status & Status.DRIVER_OK.value != 0):
+                        with m.If(state.status & _DRIVER_OK != 0):
                             m.d.sync += starts.eq(state.enabled)
-                # Nothing starts in a function that sleeps or is about to be reset.
-                with m.If(state.want_reset | state.asleep | (state.quiet & state.stop_busy)
+                    with m.Elif(state.want_suspend & (state.status & _NEEDS_RESET == 0)):
+                        m.d.sync += state.status.eq(
+                            state.status & (0xFF - _DRIVER_OK) | _SUSPEND)
+                # Nothing starts in a function that rests or is about to be reset.
+                with m.If(state.want_reset | halts | (state.quiet & state.stop_busy)
                           | (state.status & _NEEDS_RESET != 0)):
                     m.d.sync += starts.eq(0)
-                with m.If(state.due & ~state.listed & ~state.asleep):
+                with m.If(follows):
+                    m.d.sync += [state.link.eq(state.link_now),
+                                 state.generation.eq(state.generation + 1)]
+                with m.If(follows & listens):
+                    m.d.sync += [state.due.eq(1), raises.eq(1)]
+                with m.If((state.due | follows & listens) & ~state.listed & may_interrupt):
                     m.d.sync += [state.listed.eq(1), lists.eq(1)]
             with m.State("STORE"):
                 m.d.comb += store.en.eq(1)
@@ -536,6 +556,14 @@ class Registers(wiring.Component):
                                  clear_last.eq(self.stride)]
                     m.next = "IDLE"
 
+        m.d.comb += [
+            halts.eq(state.asleep | state.want_suspend),
+            suspended.eq(state.status & _SUSPEND != 0),
+            may_interrupt.eq(~state.asleep & ~suspended),
+            follows.eq((state.link != state.link_now) & ~suspended),
+            listens.eq(state.driver_features[FEATURE_BITS["STATUS"]]
+                       & (state.status & _DRIVER_OK != 0) & ~state.want_reset),
+        ]
         m.d.sync += control.eq(numbers.control(function))
         for n in reversed(range(self.stride + 1)):
             with m.If(state.resetting[n]):
@@ -563,11 +591,6 @@ class Registers(wiring.Component):
             ]
         return m
 
-    def _notify(self, m: Module, state: Any, raises: Signal) -> None:
-        """A configuration change that the driver is to be told of, if it is there."""
-        with m.If((state.status & Status.DRIVER_OK.value != 0) & ~state.want_reset):
-            m.d.sync += [state.due.eq(1), raises.eq(1)]
-
     def _reset(self, m: Module, state: Any) -> None:
         """What the driver wrote goes; where the card itself stands remains."""
         m.d.sync += [
@@ -580,6 +603,7 @@ class Registers(wiring.Component):
             state.enabled.eq(0),
             state.resetting.eq(0),
             state.want_reset.eq(0),
+            state.want_suspend.eq(0),
             state.want_flr.eq(0),
             state.due.eq(0),
         ]

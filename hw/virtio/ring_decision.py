@@ -90,7 +90,7 @@ class JudgedLayout(data.StructLayout):
     event          `RingEvent`
     member         Whose
     answer         INDEX: what was read, or told
-    silent, forget FLAG: what was written; STOP: with reset
+    silent, forget FLAG: what was written; STOP: with reset; ``load``: of another device's ring
     begin          STOP: where the ring goes on
     alive          The queue runs, and is not held because of a fault
     state          Of the ring, before
@@ -114,7 +114,7 @@ class JudgedLayout(data.StructLayout):
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
             "event": RingEvent, "member": sizes.member_bits, "answer": IndexAnswerLayout(sizes),
-            "silent": 1, "forget": 1, "begin": 16, "alive": 1, "state": RingState(),
+            "silent": 1, "forget": 1, "load": 1, "begin": 16, "alive": 1, "state": RingState(),
             "pending": 16, "delta": 16, "used": 16, "size": 16, "order": 4, "place": 15,
             "run": COUNT_BITS, "run_ends": 1, "want": COUNT_BITS, "sure": SURE_BITS, "roomy": 1,
             "held": 1, "packed": 1, "by_event": 1, "indirect": 1,
@@ -271,13 +271,14 @@ class RingDecision(wiring.Component):
                         after.again.eq(state.again | (state.flight != 0)),
                     ]
             with m.Case(RingEvent.STOP):
-                # All but what the driver sees: the flag in its memory stays as it is.
+                # All but what the driver sees: the flag in its memory stays as it is. Of a ring
+                # that another device has used it may show that no kicks are wanted.
                 m.d.comb += [
                     chosen.eq(RingAction.FORGET),
                     after.eq(0),
                     after.known.eq(judged.begin),
                     after.fetch.eq(judged.begin),
-                    after.quiet.eq(state.quiet & ~judged.forget),
+                    after.quiet.eq(Mux(judged.forget, judged.load, state.quiet)),
                 ]
         left = Signal()
         m.d.comb += [

@@ -16,6 +16,7 @@ from hw.virtio.prefetch_types import (
     PrefetchSizes,
 )
 from hw.virtio.ring_decision import RingAction
+from hw.virtio.told_positions import ForgetLayout
 from hw.virtio.types import FaultReason, ObligationLayout
 
 __all__ = ["IssueLayout", "RingIssue"]
@@ -66,7 +67,7 @@ class RingIssue(wiring.Component):
     faults : Out(stream.Signature(FaultSourceLayout(sizes)))
     returns : Out(stream.Signature(ObligationLayout()))
     stopped : Out(stream.Signature(DiscardLayout(sizes)))
-    forget : Out(stream.Signature(range(members)))
+    forget : Out(stream.Signature(ForgetLayout(sizes)))
         Nothing that was told to the member counts any more.
     visits, waits : Out(stream.Signature(range(members)))
     """
@@ -92,7 +93,7 @@ class RingIssue(wiring.Component):
             "faults": Out(stream.Signature(FaultSourceLayout(sizes))),
             "returns": Out(stream.Signature(ObligationLayout())),
             "stopped": Out(stream.Signature(DiscardLayout(sizes))),
-            "forget": Out(stream.Signature(member)),
+            "forget": Out(stream.Signature(ForgetLayout(sizes))),
             "visits": Out(stream.Signature(member)),
             "waits": Out(stream.Signature(member)),
         })
@@ -153,7 +154,8 @@ class RingIssue(wiring.Component):
             self.returns.p.queue.eq(sizes.queue(held.member)),
             self.returns.p.delta.eq(-1),
             self.stopped.payload.eq(held.discard),
-            self.forget.payload.eq(held.member),
+            self.forget.p.member.eq(held.member),
+            self.forget.p.position.eq(held.discard.position),
             self.visits.payload.eq(held.member),
             self.waits.payload.eq(held.member),
         ]

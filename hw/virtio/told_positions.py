@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from hw.virtio.prefetch_types import LookupSignature, PrefetchSizes
 from hw.virtio.types import DoorbellLayout
 
-__all__ = ["PositionLayout", "ToldPositions"]
+__all__ = ["ForgetLayout", "PositionLayout", "ToldPositions"]
 
 
 class PositionLayout(data.StructLayout):
@@ -21,6 +21,13 @@ class PositionLayout(data.StructLayout):
 
     def __init__(self) -> None:
         super().__init__({"position": 16, "positioned": 1, "latest": 16, "tells": 1})
+
+
+class ForgetLayout(data.StructLayout):
+    """The positions of ``member`` begin again, from ``position`` on."""
+
+    def __init__(self, sizes: PrefetchSizes) -> None:
+        super().__init__({"member": sizes.member_bits, "position": 16})
 
 
 class ToldPositions(wiring.Component):
@@ -39,15 +46,12 @@ class ToldPositions(wiring.Component):
     ----------
     sizes
         Sizes of the prefetcher.
-    first_position
-        Where positions begin after a reset of a queue.
-
     Members
     -------
     doorbells : In(stream.Signature(DoorbellLayout()))
     kicks : Out(stream.Signature(range(members)))
     told : In(LookupSignature(range(members), PositionLayout()))
-    forget : In(stream.Signature(range(members)))
+    forget : In(stream.Signature(ForgetLayout(sizes)))
         The member's positions begin again. Ready within 2 cycles.
     """
 
@@ -56,15 +60,14 @@ class ToldPositions(wiring.Component):
     told: Any
     forget: stream.Interface
 
-    def __init__(self, sizes: PrefetchSizes, *, first_position: int = 0) -> None:
+    def __init__(self, sizes: PrefetchSizes) -> None:
         self.sizes = sizes
-        self.first_position = first_position
         member = range(sizes.members)
         super().__init__({
             "doorbells": In(stream.Signature(DoorbellLayout())),
             "kicks": Out(stream.Signature(member)),
             "told": In(LookupSignature(member, PositionLayout())),
-            "forget": In(stream.Signature(member)),
+            "forget": In(stream.Signature(ForgetLayout(sizes))),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -94,9 +97,10 @@ class ToldPositions(wiring.Component):
 
             ahead.eq(bell.position - last.data.position),
             takes.eq(bell.positioned & ~ahead[-1]),
-            store.addr.eq(Mux(came, bell.queue >> 1, self.forget.payload)),
+            store.addr.eq(Mux(came, bell.queue >> 1, self.forget.p.member)),
             store.data.position.eq(
-                Mux(came, Mux(takes, bell.position, last.data.position), self.first_position)),
+                Mux(came, Mux(takes, bell.position, last.data.position),
+                    self.forget.p.position)),
             store.data.positioned.eq(came & takes),
             store.data.latest.eq(bell.position),
             store.data.tells.eq(came & bell.positioned),

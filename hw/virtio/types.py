@@ -26,6 +26,8 @@ __all__ = [
     "LifecycleRequestLayout",
     "ObligationLayout",
     "PairsLayout",
+    "PositionAnswerLayout",
+    "PositionRequestLayout",
     "QueueCommandLayout",
     "QueueConfigLayout",
     "QueueConfigSignature",
@@ -151,10 +153,12 @@ class QueueWriteLayout(data.StructLayout):
 
 
 class RunningLayout(data.StructLayout):
-    """From now on ``queue`` may be served, in these modes, or not (they do not matter then)."""
+    """From now on ``queue`` may be served, in these modes, or not (they do not matter then, unless
+    it ``prepares``: it is going to be served in them)."""
 
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "running": 1, "modes": RingModesLayout()})
+        super().__init__({"queue": QUEUE_BITS, "running": 1, "prepares": 1,
+                          "modes": RingModesLayout()})
 
 
 class ReadyLayout(data.StructLayout):
@@ -270,10 +274,40 @@ class LifecycleReportLayout(data.StructLayout):
 
 class QueueCommandLayout(data.StructLayout):
     """To an engine, of a queue that is stopped and has nothing in flight: throw away what was
-    prefetched; with ``reset``, start from position 0. The engine's ready says that it is done."""
+    prefetched; with ``reset``, start from position 0, or with ``load`` besides, from ``position``
+    (split: the index; packed: place, and lap in bit 15) in a ring that another device has used. The
+    engine's ready says that it is done."""
 
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "reset": 1})
+        super().__init__({"queue": QUEUE_BITS, "reset": 1, "load": 1, "position": 16})
+
+
+class PositionRequestLayout(data.StructLayout):
+    """Tell where ``queue`` stands; or ``load``: it is to begin at ``position``.
+
+    Here a position is in the standard's terms: the index, or of a packed ring the place, and above
+    it, in bit 15, the wrap counter.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"queue": QUEUE_BITS, "load": 1, "position": 16})
+
+
+class PositionAnswerLayout(data.StructLayout):
+    """Where a queue stands.
+
+    ======== ==== ==========================================================================
+    field    bits meaning
+    ======== ==== ==========================================================================
+    position 16   In the standard's terms; 0 for one that begins at the beginning of its ring
+    started  1    It was started since its last reset
+    loaded   1    Its position was loaded since then
+    refused  1    There is no such queue; or it was to be loaded, and is started already
+    ======== ==== ==========================================================================
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"position": 16, "started": 1, "loaded": 1, "refused": 1})
 
 
 class FaultReason(enum.Enum, shape=4):

@@ -13,7 +13,12 @@ from hw.stream.memory import ForwardingMemory
 from hw.stream.types import QUEUE_BITS, BeatLayout
 from hw.stream.worklist import WorkList
 from hw.virtio.queue_numbers import QueueNumbers
-from hw.virtio.types import QueueCommandLayout, QueueConfigSignature, UsedLayout
+from hw.virtio.types import (
+    QueueCommandLayout,
+    QueueConfigSignature,
+    QueueLayout,
+    UsedLayout,
+)
 from hw.virtio.used_packed import PackedBurst
 from hw.virtio.used_split import SplitBurst
 from hw.virtio.used_types import (
@@ -86,7 +91,11 @@ class UsedRing(wiring.Component):
     busy : In(1)
         Writes are on their way: what leaves now waits behind them, or makes others wait.
     commands : In(stream.Signature(QueueCommandLayout()))
-        With ``reset``, the queue's used position starts again from 0.
+        With ``reset``, the queue's used position starts again from 0, or where it is loaded.
+    asked : In(stream.Signature(QueueLayout()))
+    told : Out(stream.Signature(16))
+        Where the used ring of a queue stands, in the standard's terms: the index, or the place and
+        the wrap counter (of the kind that it was started as last). Within a burst and 3 cycles.
     """
 
     used_transmit: stream.Interface
@@ -98,6 +107,8 @@ class UsedRing(wiring.Component):
     published: stream.Interface
     busy: Signal
     commands: stream.Interface
+    asked: stream.Interface
+    told: stream.Interface
 
     def __init__(self, lanes: int, *, queues: int, stride: int) -> None:
         if lanes < ENTRY_BYTES or lanes & (lanes - 1):
@@ -119,6 +130,8 @@ class UsedRing(wiring.Component):
             "published": Out(stream.Signature(PublishedLayout())),
             "busy": In(1),
             "commands": In(stream.Signature(QueueCommandLayout())),
+            "asked": In(stream.Signature(QueueLayout())),
+            "told": Out(stream.Signature(16)),
         })
 
     def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one pipeline
@@ -172,7 +185,10 @@ class UsedRing(wiring.Component):
         many = Signal()
         busy = Signal()
         clash = Signal()
-        wanted = dirty.take.payload
+        wanted = Signal(QUEUE_BITS)
+        asks = Signal()       # where a queue stands is being looked up
+        tells = Signal()      # and can be told
+        stands_at = Signal(16, reset_less=True)
         takes = Signal()
         leaves = Signal()
         left_now = Signal(16)
@@ -185,13 +201,22 @@ class UsedRing(wiring.Component):
         with m.If(since != _PATIENCE):
             m.d.sync += since.eq(since + 1)
         m.d.comb += [
+            self.asked.ready.eq(advance & ~asks & ~tells & ~self.commands.valid),
+            self.told.valid.eq(tells),
+            self.told.payload.eq(stands_at),
+            wanted.eq(Mux(self.asked.valid & self.asked.ready, self.asked.p.queue,
+                          dirty.take.payload)),
             clash.eq((looked & (look_queue == wanted)) | (gathers & (found.queue == wanted))
                      | (cuts & (cut.queue == wanted))),
             takes.eq(writes.room & ~clash & ~self.commands.valid
+                     & ~(self.asked.valid & self.asked.ready)
                      & (~busy | (free & counted & many) | (since == _PATIENCE) | waiting.stuck)),
             looks.eq(dirty.take.valid & takes & advance),
             dirty.take.ready.eq(takes & advance),
         ]
+        m.d.sync += asks.eq(self.asked.valid & self.asked.ready)
+        with m.If(self.told.ready):
+            m.d.sync += tells.eq(0)
         with m.If(looks):
             m.d.sync += [since.eq(0), free.eq(0)]
         with m.Elif(advance & (ends | (looked & (left == 0)))):
@@ -202,19 +227,27 @@ class UsedRing(wiring.Component):
                 m.d.sync += look_queue.eq(wanted)
 
         # --- Look: what waits, and where it goes. ---------------------------------------------
+        reads = Signal()
         m.d.comb += [
+            reads.eq(looks | (self.asked.valid & self.asked.ready)),
             waiting.queue.eq(wanted),
-            waiting.looks.eq(looks),
+            waiting.looks.eq(reads),
             written.read_address.eq(wanted),
-            written.read_enable.eq(looks),
+            written.read_enable.eq(reads),
             contexts.read_address.eq(wanted),
-            contexts.read_enable.eq(looks),
+            contexts.read_enable.eq(reads),
             self.config.queue.eq(wanted),
-            self.config.enable.eq(looks),
+            self.config.enable.eq(reads),
         ]
         config = self.config.config
         modes = config.modes
         context: Any = contexts.read_data
+        with m.If(asks):
+            m.d.sync += [
+                tells.eq(1),
+                stands_at.eq(Mux(modes.ring_packed, context.position ^ (1 << 15),
+                                 written.read_data)),
+            ]
         batch = Signal()
         m.d.comb += [
             left.eq(waiting.finished - written.read_data),
@@ -274,8 +307,12 @@ class UsedRing(wiring.Component):
         # on its way.
         clear = Signal()
         behind = Signal(16)
+        begin = Signal(16)  # where a cleared queue begins
+        fresh: Any = Signal(UsedContextLayout())
         queue = Signal(QUEUE_BITS)
         m.d.comb += [
+            begin.eq(Mux(self.commands.p.load, self.commands.p.position, 0)),
+            fresh.position.eq(begin),
             self.commands.ready.eq(~(looked | gathers | cuts | ends)),
             clear.eq(self.commands.valid & self.commands.ready & self.commands.p.reset),
             leaves.eq(ends & advance),
@@ -285,12 +322,13 @@ class UsedRing(wiring.Component):
             waiting.clear.eq(clear),
             waiting.leaves.eq(leaves),
             waiting.leaving_queue.eq(queue),
-            waiting.gone.eq(behind),
+            waiting.gone.eq(Mux(clear, begin, behind)),
             written.write_address.eq(queue),
-            written.write_data.eq(Mux(clear, 0, behind)),
+            written.write_data.eq(Mux(clear, begin, behind)),
             written.write_enable.eq(leaves | clear),
             contexts.write_address.eq(queue),
-            Value.cast(contexts.write_data).eq(Mux(clear, 0, burst.context.as_value())),
+            Value.cast(contexts.write_data).eq(
+                Mux(clear, fresh.as_value(), burst.context.as_value())),
             contexts.write_enable.eq(leaves | clear),
         ]
         return m

@@ -59,7 +59,7 @@ class UsedWaiting(wiring.Component):
         ``gone`` chains of ``leaving_queue``, free running, have been read: their room is free.
     leaving_queue, gone : In(QUEUE_BITS), In(16)
     clear : In(1)
-        ``leaving_queue`` begins again from 0; nothing of it waits.
+        ``leaving_queue`` begins again from ``gone``; nothing of it waits.
     stuck : Out(1)
         A chain finds no room.
     comes : Out(1)
@@ -148,14 +148,14 @@ class UsedWaiting(wiring.Component):
 
         chains_in = Signal(16)
         m.d.comb += [
-            chains_in.eq(Mux(self.clear, 0, so_far.chains + 1)),
+            chains_in.eq(Mux(self.clear, self.gone, so_far.chains + 1)),
             Value.cast(finished.write_data).eq(Cat(chains_in, Mux(self.clear, 0, places))),
             finished_copy.write_data.eq(chains_in),
             finished_copy.read_address.eq(self.queue),
             finished_copy.read_enable.eq(self.looks),
             self.finished.eq(finished_copy.read_data),
             written_copy.write_address.eq(self.leaving_queue),
-            written_copy.write_data.eq(Mux(self.clear, 0, self.gone)),
+            written_copy.write_data.eq(self.gone),
             written_copy.write_enable.eq(self.leaves | self.clear),
         ]
         for count_in in (finished, finished_copy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from sim.pcap import read_frames
 from sim.runner import missing, run_cocotb
 from sw_driver.buffers import Shape
 from sw_driver.layouts import Feature
-from sw_driver.net import NetOptions, without
+from sw_driver.management import Management
+from sw_driver.net import SUPPORTED, NetOptions, without
 from tb.wire import LINE_100G
 from tests.system.bench_scenario import RESULTS
 from tests.system.scenario import frames_of, play
@@ -235,6 +237,135 @@ def test_a_chain_of_several_descriptors_is_not_driven_in_a_packed_ring() -> None
         card.port.run(card.device.send(bytes(60)))
         with pytest.raises(ValueError, match="a chain of 2 descriptors, must be 1 in a packed"):
             card.drive(1, transmit=True)
+
+
+@pytest.mark.virtio("NET-COAL-09", "IMP-NET-COAL-01", "IMP-NET-COAL-02", "IMP-NET-COAL-03")
+def test_moderation(seed: int) -> None:
+    """Eight frames an interrupt, and one for the rest when the time is over; a reset ends it."""
+    net = NetOptions(suppress=False, features=without(Feature.EVENT_IDX, Feature.RING_PACKED))
+    usecs, apart = 100, 1000  # cycles from frame to frame: more than an interrupt takes
+    limits = {"max_packets": 8, "max_usecs": usecs}
+    with open_card(FULL, options=EngineOptions(rx_rate=20.0), net=net) as card:
+        engine, device = card.engine, card.device
+        management = Management(card.function)
+
+        def interrupts(count: int) -> list[int]:
+            """Receive single frames; when was there an interrupt?"""
+            engine.run(apart)  # what was written before has arrived
+            engine.take_interrupts()
+            frames = frames_of(seed, count, 500)
+            for frame in frames:
+                card.wire.send(frame)
+                engine.run(apart)
+            told: list[int] = engine.take_interrupts()["cycle"].tolist()
+            received = [card.port.run(device.receive(1)) for _ in frames]
+            assert received == frames
+            return told
+
+        assert len(interrupts(24)) == 24
+        card.port.run(management.moderate(0, **limits))
+        assert len(interrupts(24)) == 3
+        begun = engine.cycle + apart
+        assert not interrupts(3)
+        while not (rest := engine.take_interrupts()["cycle"].tolist()):
+            engine.run(apart)
+            assert engine.cycle < begun + 2 * usecs * FULL.clock_mhz, "the interrupt is lost"
+        waited = (rest[0] - begun) / FULL.clock_mhz
+        assert len(rest) == 1 and usecs - 1 <= waited < usecs + 4
+        send(card, [bytes(60)])  # the other queues are as they were
+        assert len(engine.take_interrupts()) == 1
+        card.port.run(management.moderate(0, max_packets=8, max_usecs=0))
+        assert len(interrupts(3)) == 3
+
+        card.port.run(management.moderate(0, **limits))
+        assert not interrupts(3)
+        card.port.run(device.reset_queue(0))
+        assert len(interrupts(3)) == 3
+        card.port.run(management.moderate(0, **limits))
+        card.port.run(device.close())
+        card.port.run(device.open())
+        assert len(interrupts(3)) == 3
+        for wrong in ({"queue": FULL.queue_stride}, {"queue": 0, "function": 1},
+                      {"queue": 0, "max_usecs": 1 << 16}):
+            with pytest.raises(ValueError, match=f"{[*wrong][-1]} must be from 0 to "):
+                card.port.run(management.moderate(**{**limits, **wrong}))
+
+
+def requests_of(card: NativeCard) -> list[int]:
+    """Give how much the card has asked of the host."""
+    counters = card.engine.counters
+    return [counters[name] for name in ("rq_reads", "rq_writes", "rq_interrupts")]
+
+
+@pytest.mark.virtio("CORE-SUSP-03", "CORE-SUSP-04", "CORE-SUSP-08", "CORE-SUSP-09",
+                    "CORE-SUSP-10", "CORE-SUSP-11", "IMP-CORE-SUSP-01")
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_suspended_in_traffic(packed: bool, seed: int) -> None:
+    """A suspended card is silent, whatever it is told; and no frame is lost or repeated by it."""
+    rng = random.Random(seed)
+    features = SUPPORTED if packed else without(Feature.RING_PACKED)
+    net = NetOptions(features=features, queue_size=64, seed=seed)
+    frames, received = frames_of(seed, 4000, 600), []
+    with open_card(FULL, options=EngineOptions(rx_rate=4.0, jitter_cycles=100, seed=seed),
+                   net=net) as card:
+        device, port = card.device, card.port
+
+        async def receive() -> None:
+            while (frame := await device.receive(20_000)) is not None:
+                received.append(frame)
+
+        async def work() -> int:
+            for frame in frames[:2000]:
+                card.wire.send(frame)
+            sends, receives = port.spawn(device.send_many(frames, batch=8)), port.spawn(receive())
+            early = 0
+            for turn in range(40):
+                await port.sleep(rng.choice((rng.randint(1, 300), rng.randint(300, 4000))))
+                await device.suspend()
+                begun = requests_of(card)
+                for queue in (0, 1):
+                    early += device.rings[queue].publish()
+                    await device.virtio.notify(queue)
+                await port.sleep(rng.randint(1, 600))
+                assert requests_of(card) == begun, f"turn {turn}"
+                await device.resume()
+            await sends
+            await receives
+            await device.drain()
+            return early
+
+        assert port.run(work())
+        card.engine.run(3000)
+        assert [frame.data for frame in card.wire.take_frames()
+                if frame.direction == "tx"] == frames
+        rest = iter(frames[:2000])
+        assert all(frame in rest for frame in received)  # in order, each once
+        drops = port.run(Management(card.function).drops())
+        assert set(name for name, count in drops.items() if count) <= {"queue_down", "queue_full"}
+        assert len(received) + sum(drops.values()) == 2000
+        assert len(received) > 500
+        card.engine.check()
+
+
+@pytest.mark.virtio("CORE-SUSP-12", "IMP-NET-COAL-04")
+def test_interrupts_are_not_held_back_by_suspension(seed: int) -> None:
+    """What moderation holds back is sent before SUSPEND is shown."""
+    net = NetOptions(suppress=False, features=without(Feature.EVENT_IDX, Feature.RING_PACKED))
+    with open_card(FULL, options=EngineOptions(rx_rate=20.0), net=net) as card:
+        engine, port = card.engine, card.port
+        port.run(Management(card.function).moderate(0, max_packets=100, max_usecs=10_000))
+        engine.run(1000)
+        engine.take_interrupts()
+        frames = frames_of(seed, 3, 500)
+        for frame in frames:
+            card.wire.send(frame)
+            engine.run(1000)
+        assert not len(engine.take_interrupts())
+        port.run(card.device.suspend())
+        assert len(engine.take_interrupts()) == 1
+        assert [port.run(card.device.receive(1)) for _ in frames] == frames
+        port.run(card.device.resume())
+        assert not len(engine.take_interrupts())
 
 
 def test_link_rate() -> None:

@@ -458,8 +458,8 @@ async def stop_and_go(dut: Any, stalls: bool) -> None:
         reset = rng.random() < 0.5
         await w.stop(driver, reset=reset)
         left += bool(driver.posted)
-        if reset:
-            driver.restart()
+        if reset:  # perhaps in a ring that another device has used
+            await w.stop(driver, reset=True, load=driver.move(rng))
         await cycles(dut, rng.randint(0, 20))
         w.start(driver)
     for task in going:

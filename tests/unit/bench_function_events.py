@@ -24,6 +24,8 @@ from tests.unit.registers_host import (
     RING_RESET,
     SIZE_MAX,
     STRIDE,
+    SUSPEND,
+    SUSPENSION,
     VECTORS,
     VERSION_1,
     Host,
@@ -493,7 +495,7 @@ async def _reset_now(host: Host, function: int) -> None:
 
 def _something(host: Host, rng: random.Random, function: int, asleep: int) -> int:
     """Let something happen to ``function``; give which functions sleep then."""
-    match rng.randrange(11):
+    match rng.randrange(15):
         case 0:
             host.set(function, "device_status", 0)
         case 1:
@@ -505,12 +507,16 @@ def _something(host: Host, rng: random.Random, function: int, asleep: int) -> in
             host.fault(function)
         case 5:
             host.dut.link_up.value = rng.randrange(2)
+        case 11 | 12:
+            host.set(function, "device_status", NEGOTIATING | FEATURES_OK | SUSPEND)
+        case 13 | 14:
+            host.set(function, "device_status", NEGOTIATING | FEATURES_OK | DRIVER_OK)
         case 6 | 7:
             for _ in range(rng.randint(1, 2)):
                 host.set(function, "queue_select", rng.randrange(STRIDE + 1))
                 host.set(function, "queue_reset", 1)
         case _:
-            host.accept(function, VERSION_1 | RING_RESET
+            host.accept(function, VERSION_1 | RING_RESET | SUSPENSION
                         | rng.choice([0, CTRL_VQ, CTRL_VQ | MQ]) & OFFERED[function])
             host.set(function, "device_status", NEGOTIATING | FEATURES_OK)
             for index in range(STRIDE + 1):
@@ -537,8 +543,16 @@ async def anything_at_any_time(dut: Any, seed: int) -> None:
             assert await host.get(rng.randrange(FUNCTIONS), "num_queues") in range(2, STRIDE + 2)
     await host.settle(800)
     assert not host.stopping
+    suspended = 0
     for function in range(FUNCTIONS):
         status = await host.get(function, "device_status")
+        suspended += status & SUSPEND != 0
+        if status & SUSPEND:
+            assert not status & DRIVER_OK and not host.running & set(PLAN.of(function))
+            host.set(function, "device_status", NEGOTIATING | FEATURES_OK | DRIVER_OK)
+            await host.settle()
+            status = await host.get(function, "device_status")
+            assert not status & SUSPEND and status & DRIVER_OK
         enabled = set()
         for index, number in (await host.queues(function)).items():
             host.set(function, "queue_select", index)
@@ -551,6 +565,7 @@ async def anything_at_any_time(dut: Any, seed: int) -> None:
             assert running == enabled
         for queue in PLAN.of(function):
             assert (await host.config_of(queue))["running"] == (queue in running)
+    dut._log.info("%d of the functions were suspended at the end", suspended)
     # Each FLR has ended; one that came during another ended with it.
     told = {await host.flr_done.get() for _ in range(host.flr_done.transfers)}
     assert told == host.flrs

@@ -13,8 +13,18 @@ from cocotb.triggers import RisingEdge
 from hw.pcie.types import MmioAnswer, MmioRequest
 from hw.vf.counters import CounterEvent
 from hw.vf.regs import COUNTER_BANKS, REGISTERS, counter, register
-from hw.virtio.types import FaultRecordLayout
-from tb.stream import Fields, StreamSink, StreamSource, cycles, pace, reset
+from hw.virtio.moderation import ModerationLayout
+from hw.virtio.types import FaultRecordLayout, PositionAnswerLayout, PositionRequestLayout
+from tb.stream import (
+    Fields,
+    StreamSink,
+    StreamSource,
+    always,
+    cycles,
+    never,
+    pace,
+    reset,
+)
 
 FUNCTIONS = int(os.environ["RINGLET_FUNCTIONS"])
 RECORDS = int(os.environ["RINGLET_RECORDS"])
@@ -31,6 +41,17 @@ class Bench:
         self.mmio = StreamSource(dut, "mmio", MmioRequest(), pace(stalls, 1))
         self.answers = StreamSink(dut, "answers", MmioAnswer(), pace(stalls, 2))
         self.log = StreamSource(dut, "log", FaultRecordLayout(), pace(False, 3))
+        self.settings: list[tuple[int, int, int]] = []
+        self.moderation = StreamSink(
+            dut, "moderation", ModerationLayout(), pace(stalls, 4),
+            lambda told: self.settings.append(
+                (told["queue"], told["max_packets"], told["max_usecs"])))
+        self.asked: list[tuple[int, int, int]] = []
+        self.positions = StreamSink(
+            dut, "positions", PositionRequestLayout(), pace(stalls, 5),
+            lambda told: self.asked.append((told["queue"], told["load"], told["position"])))
+        self.position_answers = StreamSource(dut, "position_answers", PositionAnswerLayout(),
+                                             pace(stalls, 6))
         self.fields = Fields(CounterEvent())
         self.valids = {}
         self.payloads = {}
@@ -164,6 +185,102 @@ async def fault_log(dut: Any) -> None:
     for function in range(FUNCTIONS):
         mine = sum(record["function"] == function for record in [*records, records[-1]])
         assert await bench.counted(bank, row, function) == [mine, 0]
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True], sink=["eager", "slow"])
+async def moderation(dut: Any, stalls: bool, sink: str) -> None:
+    """Each write of a 1 applies what the two registers hold then, once, in order."""
+    bench = Bench(dut, stalls=stalls)
+    if sink == "slow":
+        bench.moderation.pace = (n % 40 == 39 for n in range(1 << 30))
+    await bench.start()
+    rng = random.Random(cocotb.RANDOM_SEED)
+    queue = limits = 0
+    want: list[tuple[int, int, int]] = []
+    while len(want) < 12:
+        which, value, enable = rng.randrange(4), rng.getrandbits(32), rng.choice([15, 15, 1, 6, 12])
+        mask = sum(0xFF << 8 * n for n in range(4) if enable >> n & 1)
+        if which == 0:
+            bench.post(register("moderation_queue").offset, value, enable)
+            queue = queue & ~mask | value & mask
+        elif which == 1:
+            bench.post(register("moderation_limits").offset, value, enable)
+            limits = limits & ~mask | value & mask
+        else:
+            bench.post(register("moderation_apply").offset, value, enable)
+            if enable & value & 1:
+                want.append((queue & 0x3FFF, limits & 0xFFFF, limits >> 16))
+    # The reads come behind the writes, and need not wait until what was applied last is taken.
+    assert await bench.get("moderation_queue") == queue & 0x3FFF
+    assert await bench.get("moderation_limits") == limits
+    assert await bench.get("moderation_apply") == 0
+    await cycles(dut, 100)
+    assert bench.settings == want
+
+
+@cocotb.test
+async def moderation_that_is_not_taken(dut: Any) -> None:
+    """The registers answer, and what was applied does not change with them."""
+    bench = Bench(dut)
+    bench.moderation.pace = never()
+    await bench.start()
+    bench.post(register("moderation_queue").offset, 3)
+    bench.post(register("moderation_limits").offset, 5 | 7 << 16)
+    bench.post(register("moderation_apply").offset, 1)
+    assert await bench.get("moderation_queue") == 3
+    bench.post(register("moderation_queue").offset, 4)
+    bench.post(register("moderation_limits").offset, 0)
+    assert await bench.get("moderation_queue") == 4
+    assert not bench.settings
+    bench.moderation.pace = always()
+    await cycles(dut, 4)
+    assert bench.settings == [(3, 5, 7)]
+
+
+@cocotb.test
+@cocotb.parametrize(stalls=[False, True])
+async def positions(dut: Any, stalls: bool) -> None:
+    """A command asks once, with what is written then; another one waits for its answer."""
+    bench = Bench(dut, stalls=stalls)
+    await bench.start()
+    rng = random.Random(cocotb.RANDOM_SEED)
+    command = register("position_command").offset
+    want: list[tuple[int, int, int]] = []
+    assert await bench.get("position_state") == 0
+    for turn in range(8):
+        queue, position, load = rng.getrandbits(14), rng.getrandbits(16), rng.getrandbits(1)
+        bench.post(register("position_queue").offset, queue)
+        bench.post(register("position_load").offset, position)
+        bench.post(command, 0)
+        bench.post(command, 1 << load | 0x10, 0xE)
+        bench.post(command, 1 << load)
+        want.append((queue, load, position))
+        busy = 1 << 16
+        assert await bench.get("position_state") & busy
+        await cycles(dut, 60)
+        assert await bench.get("position_state") & busy
+        assert bench.asked == want
+        if turn % 2:
+            # The next one is taken when this one has its answer, and not before.
+            bench.post(register("position_queue").offset, 5)
+            bench.post(command, 1)
+            await cycles(dut, 60)
+            assert bench.asked == want
+            want.append((5, 0, position))
+            bench.position_answers.send({"position": 1, "refused": 1})
+            assert await bench.get("position_state") & busy
+            await cycles(dut, 60)
+            assert bench.asked == want
+        answer = {"position": rng.getrandbits(16), "started": rng.getrandbits(1),
+                  "loaded": rng.getrandbits(1), "refused": rng.getrandbits(1)}
+        bench.position_answers.send(answer)
+        await bench.position_answers.drain()
+        await cycles(dut, 3)
+        assert await bench.get("position_state") == (
+            answer["position"] | answer["started"] << 17 | answer["loaded"] << 18
+            | answer["refused"] << 19)
+        assert await bench.get("position_command") == 0
 
 
 async def _flood(bench: Bench, rng: random.Random, clocks: int, density: float) -> None:

@@ -13,7 +13,7 @@ from cocotb.triggers import RisingEdge
 
 from hw.pcie.types import WriteSegmentLayout
 from hw.stream.types import BeatLayout
-from hw.virtio.types import QueueCommandLayout, UsedLayout
+from hw.virtio.types import QueueCommandLayout, QueueLayout, UsedLayout
 from hw.virtio.used_ring import PublishedLayout
 from tb.queue_config import QueueConfigs
 from tb.stream import (
@@ -53,6 +53,8 @@ class Host:
         self.used = [StreamSource(dut, "used_receive", UsedLayout(), pace(stalls, 15)),
                      StreamSource(dut, "used_transmit", UsedLayout(), pace(stalls, 16))]
         self.commands = StreamSource(dut, "commands", QueueCommandLayout(), pace(False, 0))
+        self.asked = StreamSource(dut, "asked", QueueLayout(), pace(stalls, 17))
+        self.told = StreamSink(dut, "told", 16, pace(stalls, 18))
         dut.accepted.value = 0
         dut.busy.value = 0
         cocotb.start_soon(self._run())
@@ -295,6 +297,32 @@ class Ring:
         self.fresh: list[int] = []    # places written and not yet seen used
         self.seen_chains = self.seen_slots = 0
         self.entries = 0
+        self.moved = rng.random() < 0.5  # another device has used it
+        if self.moved:
+            self._move()
+
+    def _move(self) -> None:
+        """Begin anywhere: what another device used stands in the ring."""
+        if not self.packed:
+            self.index = self.rng.choice([0, 0xFFFF, self.rng.randrange(1 << 16)])
+            return
+        self.next = self.place = self.rng.randrange(self.size)
+        self.driver_wrap = self.device_wrap = self.rng.random() < 0.5
+        for place in range(self.size):
+            wrap = self.device_wrap ^ (place >= self.place)
+            self.ring[place] = self.rng.randbytes(14) + (0x8080 * wrap).to_bytes(2, "little")
+
+    @property
+    def stands_at(self) -> int:
+        """The position, in the standard's terms."""
+        return self.place | self.device_wrap << 15 if self.packed else self.index
+
+    @property
+    def command(self) -> dict[str, int]:
+        """What makes the card begin where the ring does."""
+        position = self.stands_at ^ self.packed << 15
+        return {"queue": self.queue, "reset": 1, "load": int(self.moved),
+                "position": position if self.moved else self.rng.randrange(1 << 16)}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -432,6 +460,19 @@ class Rings(Host):
         for ring in self.queues:
             self.configs.table[ring.queue] = ring.config
 
+    async def tell_where(self) -> None:
+        """Have the card begin where the rings do."""
+        for ring in self.queues:
+            self.commands.send(ring.command)
+        await self.commands.drain()
+
+    async def check_positions(self) -> None:
+        """The card tells where each ring stands."""
+        for ring in self.queues:
+            self.asked.send({"queue": ring.queue})
+        assert [await self.told.get() for _ in self.queues] == [
+            ring.stands_at for ring in self.queues]
+
     def _write(self, segment: dict[str, int], words: bytes) -> None:
         assert segment["last"] == 1 and segment["length"] == len(words)
         queue, offset = next((q, segment["address"] - base) for q, base in self.device.items()
@@ -465,9 +506,7 @@ class Rings(Host):
 async def start_rings(dut: Any, stalls: bool, seed: int) -> Rings:
     host = Rings(dut, stalls, seed)
     await reset(dut)
-    for queue in SIZES:
-        host.commands.send({"queue": queue, "reset": 1})
-    await host.commands.drain()
+    await host.tell_where()
     return host
 
 
@@ -510,8 +549,9 @@ async def rings_of_every_kind(dut: Any, stalls: bool, seed: int) -> None:
         assert not any(host.expected.values()) and not host.due
         for ring in host.queues:
             ring.settled()
-            # A stop keeps the position, a reset does not.
-            host.commands.send({"queue": ring.queue, "reset": 1})
-        await host.commands.drain()
+        await host.check_positions()
+        # A stop keeps the position, a reset does not, and loads another one perhaps.
         host.published_chains = 0
         host.begin()
+        await host.tell_where()
+        await host.check_positions()

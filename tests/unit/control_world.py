@@ -115,6 +115,13 @@ class Driver:
         self.table_cursor = _TABLES
         self.faulty = False
 
+    def move(self, rng: random.Random) -> int:
+        """Begin again anywhere, as after another device; give the position as the card has it."""
+        self.first_position = (rng.randrange(self.size) | rng.getrandbits(1) << 15
+                               if self.packed else rng.getrandbits(16))
+        self.restart()
+        return self.first_position
+
     def write(self, address: int, value: int, length: int) -> None:
         at = address - self.base
         self.memory[at:at + length] = value.to_bytes(length, "little")
@@ -264,8 +271,11 @@ class PackedDriver(Driver):
 
     def restart(self) -> None:
         super().restart()
-        self.next, self.wrap = 0, 1
-        self.used, self.used_wrap = 0, 1
+        self.next = self.used = self.first_position & 0x7FFF
+        self.wrap = self.used_wrap = 1 - (self.first_position >> 15)
+        for place in range(self.size):  # as used in the lap before
+            used = self.wrap ^ (place >= self.next)
+            self.write(self.desc + 16 * place + 14, (AVAIL | USED) * used, 2)
         self.room = self.size
         self.ids = list(range(self.size))
         self.since: list[tuple[int, int]] = []  # places given since the last decision
@@ -454,14 +464,18 @@ class World:
         await self.until(rests, limit, "settled")
         assert not self.effects, "an effect without a command"
 
-    async def stop(self, driver: Driver, *, reset: bool) -> int:
-        """Do as the lifecycle does; give the cycles that its command waited."""
+    async def stop(self, driver: Driver, *, reset: bool, load: int | None = None) -> int:
+        """Do as the lifecycle does; give the cycles that its command waited.
+
+        With ``load``, the queue is to begin there.
+        """
         driver.running = False
         await self.until(lambda: self.count[driver.function] == 0, why="stop")
         reads = len(self.reads)
         self.command_at_hand = True
         began = self.now
-        self.commands.send({"queue": self.first_queue + driver.function, "reset": int(reset)})
+        self.commands.send({"queue": self.first_queue + driver.function, "reset": int(reset),
+                            "load": int(load is not None), "position": load or 0})
         await self.commands.drain()
         waited = self.now - began
         self.command_at_hand = False

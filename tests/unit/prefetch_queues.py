@@ -195,6 +195,13 @@ class Queue(ABC):
     def _restart(self) -> None: ...
 
     @abstractmethod
+    def move(self, rng: random.Random) -> int:
+        """Begin again anywhere, as after another device, which has left that it wants no kicks.
+
+        Gives the position as the card has it inside.
+        """
+
+    @abstractmethod
     def add(self, lengths: list[int], rng: random.Random, *, table: bool = False) -> Chain:
         """Make a chain of buffers of these lengths, with or without an indirect table.
 
@@ -292,6 +299,15 @@ class SplitQueue(Queue):
         self.index = self.first_position
         self.memory.write(self.base, bytes(self.avail_event + 2 - self.base))
         self.publish()
+
+    def move(self, rng: random.Random) -> int:
+        self.first_position = rng.choice([0, 0xFFFF, rng.getrandbits(16)])
+        self.restart()
+        if self.event_idx:
+            self._put(self.avail_event, self.index - rng.randint(1, 100) & 0xFFFF, 2)
+        else:
+            self._put(self.device, NO_NOTIFY, 2)
+        return self.index
 
     def holds(self, address: int, length: int) -> bool:
         end = address + length
@@ -407,6 +423,7 @@ class PackedQueue(Queue):
     packed = True
     hidden: deque[_Hidden]
     used: int
+    begin_at = 0
 
     @property
     def _origin(self) -> int:
@@ -433,9 +450,19 @@ class PackedQueue(Queue):
     def room(self) -> int:
         return self.size - (self.index - self.used)
 
+    def move(self, rng: random.Random) -> int:
+        self.begin_at = rng.randrange(2 * self.size)
+        self.restart()
+        place = self.begin_at % self.size
+        for slot in range(self.size):
+            used = self._wrap(self.begin_at) ^ (slot >= place)
+            self._put(self._slot(slot) + 14, (AVAIL | USED) * used, 2)
+        self._put(self.device, self.told() | DISABLE << 16, 4)
+        return place | (self.begin_at >= self.size) << 15
+
     def _restart(self) -> None:
-        self.index = 0
-        self.used = 0
+        self.index = self.begin_at
+        self.used = self.begin_at
         self.hidden = deque()
         self.memory.write(self.desc, bytes(16 * self.size + 128))
 

@@ -243,13 +243,15 @@ class World:
             await self.until(self.drained, 1, "drained")
         assert not any(self.credit.values()), self.credit
 
-    async def stop(self, queue: SplitQueue | PackedQueue, *, reset: bool) -> None:
-        """Do as the lifecycle does."""
+    async def stop(self, queue: SplitQueue | PackedQueue, *, reset: bool,
+                   load: int | None = None) -> None:
+        """Do as the lifecycle does; with ``load``, the queue is to begin there."""
         queue.running = False
         await self.until(lambda: self.count[queue.number] == 0, why=f"stop of {queue.number}")
         reads = len(self.reads)
         self.command_at_hand = True
-        self.commands.send({"queue": queue.number, "reset": int(reset)})
+        self.commands.send({"queue": queue.number, "reset": int(reset),
+                            "load": int(load is not None), "position": load or 0})
         await self.commands.drain()
         self.command_at_hand = False
         self.credit[queue.number] = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Coroutine
 from typing import Any
 from unittest.mock import patch
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from sw_driver.buffers import Shape
 from sw_driver.layouts import Control, Feature, NetConfig, Status
-from sw_driver.net import CommandRefused, DeviceNeedsReset
+from sw_driver.net import CommandRefused, DeviceNeedsReset, without
 from sw_driver.packed_ring import PackedRing
 from sw_driver.ring import RingError
 from sw_driver.split_ring import SplitRing
@@ -403,6 +404,101 @@ def test_any_queue_is_reset(features: int) -> None:
     quiet(host)
     run(device.close())
     assert host.memory.regions == []
+
+
+# --- suspension
+
+
+@pytest.mark.virtio(*(f"DRV-CORE-SUSP-{number:02}" for number in range(1, 7)))
+@pytest.mark.parametrize("features", [WHOLE, WHOLE & ~PACKED, OFFERED])
+def test_a_device_is_suspended(features: int) -> None:
+    """Nothing is given to it meanwhile; what it is to be given waits until it goes on."""
+    host = machine(features=features)
+    device = opened(host)
+    for turn in range(3):
+        host.card.suspend_reads = turn
+        begun = host.cycle
+        run(device.suspend())
+        assert host.cycle - begun >= 50 * turn
+        assert host.card.status & (Status.SUSPEND | Status.DRIVER_OK) == Status.SUSPEND
+        assert not host.card.deliver(b"a" * 60)
+        with pytest.raises(RuntimeError, match="the device is suspended"):
+            run(device.reset_queue(0))
+        kicks, work = host.card.kicks, device.send(bytes([turn]) * 60)
+        host.each_step = _Later(host, 300, device.resume())
+        run(work)
+        run(device.drain())
+        assert host.card.kicks == kicks + 1
+        host.each_step = lambda: None
+        assert host.card.status & (Status.SUSPEND | Status.DRIVER_OK) == Status.DRIVER_OK
+        assert host.card.sent[-1] == bytes([turn]) * 60
+        assert host.card.deliver(bytes([turn]) * 100)
+        assert run(device.receive(100)) == bytes([turn]) * 100
+    quiet(host)
+    run(device.suspend())
+    run(device.close())
+    assert host.memory.regions == [] and not device.is_suspended
+
+
+class _Later:
+    """Does something once so many cycles have passed."""
+
+    def __init__(self, host: ModelHost, cycles: int, work: Coroutine[Any, Any, None]) -> None:
+        self.host = host
+        self.due = host.cycle + cycles
+        self.work: Coroutine[Any, Any, None] | None = work
+
+    def __call__(self) -> None:
+        if self.work is not None and self.host.cycle >= self.due:
+            work, self.work = self.work, None
+            assert not self.host.card.sent or self.host.card.status & Status.SUSPEND
+            run(work)
+
+
+@pytest.mark.virtio("DRV-CORE-SUSP-01")
+def test_suspensions_that_fail() -> None:
+    host = machine(features=OFFERED & ~(1 << Feature.SUSPEND))
+    device = opened(host)
+    with pytest.raises(TransportError, match="cannot be suspended"):
+        run(device.suspend())
+    run(device.send(b"a" * 60))
+    host = machine()
+    device = opened(host)
+    with pytest.raises(TransportError, match="nothing to resume: the device's status is 0xf"):
+        run(device.resume())
+    host.card.breaks_when_suspended = True
+    with pytest.raises(DeviceNeedsReset):
+        run(device.suspend())
+    assert not device.is_suspended
+    host.card.breaks_when_suspended = False
+    run(device.recover())
+    run(device.suspend())
+    run(device.virtio.resume())
+    quiet(host)
+    run(device.virtio.reset())
+    device.virtio.features = WHOLE
+    with pytest.raises(TransportError, match="nothing to suspend: the device's status is 0x0"):
+        run(device.virtio.suspend())
+
+
+def test_the_card_complains_of_what_is_done_while_suspended() -> None:
+    host = machine()
+    device = opened(host)
+    run(device.virtio.suspend())
+    for work, text in ((device.virtio.set_config_vector(0), "a write at 16 while suspended"),
+                       (device.virtio.notify(1), "a kick while suspended")):
+        run(work)
+        assert host.card.complaints[0] == text
+        host.card.complaints.clear()
+    device.rings[1].add([(0x1000, 60)], [], None)
+    device.rings[1].publish()
+    run(device.virtio.resume())
+    assert complaint(host) == "chains were shown in queue 1 while suspended"
+    host.card.complaints.clear()
+    host = machine()
+    device = opened(host, features=without(Feature.SUSPEND))
+    run(device.virtio.add_status(Status.SUSPEND))
+    assert complaint(host) == "status 0x1f comes after 0xf"
 
 
 # --- that the card looks at all

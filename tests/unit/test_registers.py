@@ -137,7 +137,8 @@ def test_feature_bits_are_distinct() -> None:
     "CORE-FEAT-05", "CORE-RST-01", "CORE-CFG-01", "CORE-RSVD-02",
     "PCI-COM-03", "PCI-COM-04", "PCI-COM-05", "PCI-COM-06", "PCI-COM-07", "PCI-COM-08",
     "PCI-COM-09", "PCI-COM-10", "PCI-COM-11", "PCI-COM-12", "PCI-COM-13", "PCI-COM-14",
-    "CORE-VQR-04", "PCI-COM-15", "PCI-COM-16", "PCI-ISR-02", "PCI-ISR-03", "PCI-ISR-04",
+    "CORE-VQR-04", *(f"CORE-SUSP-{n:02}" for n in (1, 2, 5, 6, 7, 8, 9)), "IMP-CORE-SUSP-01",
+    "PCI-COM-15", "PCI-COM-16", "PCI-ISR-02", "PCI-ISR-03", "PCI-ISR-04",
     "PCI-ISR-05", "NET-CFG-02", "NET-CFG-03", "NET-CFG-04", "NET-CFG-11", "NET-CFG-12",
     "NET-CFG-13", "IMP-CORE-STAT-01", "IMP-CORE-FEAT-01", "IMP-CORE-CFG-01", "IMP-PCI-COM-01",
     "IMP-PCI-COM-02", "IMP-PCI-COM-03", "IMP-PCI-COM-04", "IMP-PCI-NOTIF-01", "IMP-PCI-ISR-01",
@@ -150,7 +151,7 @@ def test_cocotb(simulator: str, functions: int, stride: int, size_max: int) -> N
     """A card with all that registers know of, and the smallest there is."""
     card = Card(functions, stride, queue_size_max=size_max, vectors=stride + 1,
                 **(everything() if functions > 1 else {}))
-    for bench in ("registers", "function_events"):
+    for bench in ("registers", "function_events", "suspension"):
         run_cocotb(card, f"registers_{functions}x{stride}", f"tests.unit.bench_{bench}",
                    simulator=simulator, parameters={
                        "functions": functions, "stride": stride, "size_max": size_max,
