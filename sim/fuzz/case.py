@@ -167,13 +167,14 @@ class Case(Scene):
         self.judge.late(done)
         if kind == "function":
             await device.function.enable(bus_master=False)
-        for record in await self._records():
-            # Reads that a function-level reset came upon are answered as failures.
-            if kind == "function" and record.reason == FaultReason.READ_FAILED.value:
+        records = await self._records()
+        if kind == "function":
+            # Reads that a function-level reset came upon are answered as failures, of any queue.
+            failed = FaultReason.READ_FAILED.value
+            for _ in [record for record in records if record.reason == failed]:
                 self.books.faults["READ_FAILED in a reset"] += 1
-                continue
-            self.judge.fault(record, device.victim,
-                             None if self.judge.chaos else self._reasons())
+            records = [record for record in records if record.reason != failed]
+        self.judge.faults(records, device.victim, None if self.judge.chaos else self._reasons())
         if await device.virtio.status():
             raise Broken("device_status is not 0 after a reset")
         device.forget()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hw.virtio.types import FaultReason
@@ -131,7 +132,10 @@ class Judge:
             self.books.used += 1
             self.used.append(used)
             chain = used.chain
-            if chain.fate is not Fate.GOOD:
+            # What failed may have stood before others that are used, and in order their entry
+            # counts it among them.
+            passed = chain.fate is Fate.LATE and used.written is None
+            if chain.fate is not Fate.GOOD and not passed:
                 raise Broken(f"chain {chain.order} is used: {chain.why}")
             if self.transmit:
                 if used.written:
@@ -203,7 +207,7 @@ class Judge:
         """See that what left are the frames of the chains, in order; whether of all used ones."""
         if self.chaos:
             return True
-        wanted = [used.chain.frame for used in self.used]
+        wanted = [used.chain.frame for used in self.used if used.chain.fate is Fate.GOOD]
         late = any(chain.fate is Fate.LATE for chain in self.ring.given)
         # Frames leave about when their chains are used, and none of a mistake ever does.
         may = wanted if late else [chain.frame for chain in self.ring.given]
@@ -225,8 +229,21 @@ class Judge:
             found |= chain.reasons
         return found
 
-    def fault(self, record: FaultRecord, victim: int, reasons: frozenset[int] | None) -> None:
-        """See that a record is of this queue, for a reason that there was (None: any)."""
+    def faults(self, records: Sequence[FaultRecord], victim: int,
+               reasons: frozenset[int] | None) -> None:
+        """See that records are of this queue, for reasons that there were (None: any).
+
+        A queue stops at its first fault; but each read of a frame that is under way may fail.
+        """
+        failed = FaultReason.READ_FAILED.value
+        reads = [record for record in records if record.reason == failed]
+        may_fail = sum(failed in chain.reasons for chain in self.ring.given)
+        if len(records) - len(reads) > 1 or (len(reads) > max(1, may_fail) and not self.chaos):
+            raise Broken(f"several faults of one queue: {records}")
+        for record in records:
+            self._fault(record, victim, reasons)
+
+    def _fault(self, record: FaultRecord, victim: int, reasons: frozenset[int] | None) -> None:
         reason = FaultReason(record.reason)
         self.books.faults[reason.name] += 1
         if (record.function, record.queue) != (0, victim):

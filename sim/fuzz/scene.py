@@ -239,8 +239,6 @@ class Scene:
         status = await self.device.virtio.status()
         config = self.device.config_interrupt
         told = 0 if config is None else config.count - self._told_before
-        if len(records) > 1:
-            raise Broken(f"several faults of one queue: {records}")
         if not records:
             if must:
                 raise Broken("a mistake made no fault record")
@@ -248,7 +246,7 @@ class Scene:
                 raise Broken(f"status {status:#x} and {told} configuration interrupts without a "
                              "fault record")
             return False
-        self.judge.fault(records[0], self.device.victim, reasons)
+        self.judge.faults(records, self.device.victim, reasons)
         if not status & Status.NEEDS_RESET:
             raise Broken(f"{records[0]}, and status {status:#x}")
         if config is not None and told != 1:
