@@ -31,7 +31,7 @@ def test_hostile_rings(tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[
     summary = json.loads((tmp_path / "summary.json").read_text())
     jsonschema.validate(summary, json.loads(
         (ROOT / "docs" / "schema" / "fuzz.schema.json").read_text()))
-    assert summary["chains"] > 1000 and summary["honest"] and summary["accesses"] > 1000
+    assert summary["chains"] > 500 and summary["honest"] and summary["accesses"] > 1000
     assert 0.9 * summary["chains"] < summary["used"] <= summary["chains"]
     assert {"device", "function", "queue"} >= set(summary["resets"]) and summary["resets"]
     assert summary["faults"]
