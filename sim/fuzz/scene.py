@@ -190,13 +190,14 @@ class Scene:
                 self.books.chains += batch
             elif self._arena_full():
                 break
-            before = len(self.judge.used)
-            await self._until(lambda: len(self.judge.used) > before or not self.ring.chains  # noqa: B023
-                              or self._starved(), "nothing is used any more")
+            await self._until(self._more_than(len(self.judge.used)), "nothing is used any more")
             if self._starved() and not self.ring.room():
                 break
         await self._until(lambda: not self.ring.chains or self._starved(), "chains are not used")
         await self._all_sent()
+
+    def _more_than(self, used: int) -> Callable[[], bool]:
+        return lambda: len(self.judge.used) > used or not self.ring.chains or self._starved()
 
     def _arena_full(self) -> bool:
         return not self.maker.room() and self.ring.room() > 0
