@@ -17,7 +17,7 @@ RUN := $(BIN)/python
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help set-up sim bench soak test formal conformance lint verilog synth docs lock system-deps clean
+.PHONY: help set-up sim bench soak fuzz test formal conformance lint verilog synth docs lock system-deps clean
 
 help:
 	@sed -n 's/^## *//p' $(MAKEFILE_LIST)
@@ -70,6 +70,12 @@ bench: $(READY)
 PACKETS ?= 100000
 soak: $(READY)
 	$(BIN)/ringlet soak $(CARD) --packets $(PACKETS) $(if $(SEED),--seed $(SEED))
+
+## make fuzz          hostile rings beside honest queues; CASES=n, SEED=n, FIRST=n: build/fuzz
+CASES ?= 80
+FIRST ?= 0
+fuzz: $(READY)
+	$(BIN)/ringlet fuzz $(CARD) --cases $(CASES) --first $(FIRST) $(if $(SEED),--seed $(SEED))
 
 ## make verilog       the card's Verilog; CONFIG=full VFS=n SET="field=number ..."
 verilog: $(READY)

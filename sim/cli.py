@@ -179,6 +179,32 @@ def soak(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
 
 
 @app.command()
+def fuzz(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+         cases: Annotated[str, typer.Option(
+             metavar="N", help="Cases to run: each a card and several hostile drivers.")] = "80",
+         first: Annotated[str, typer.Option(
+             metavar="N", help="Number of the first case.")] = "0",
+         seed: Annotated[str, typer.Option(
+             metavar="N", help="Seed of everything random: the same seed and case, the same "
+                               "run.")] = "1",
+         folder: Annotated[Path, typer.Option(
+             metavar="FOLDER", help="Where the summary goes.")] = Path("build/fuzz")) -> int:
+    """Run hostile rings against the card, beside honest queues, with resets.
+
+    Every access to memory is held against what the rings name. Ends with 1 if anything was wrong
+    in a case; how to run it again is printed. Leaves summary.json in the folder.
+    """
+    config = NicConfig.preset(preset, **_overrides(vfs, pairs))
+    from sim.fuzz.run import FuzzOptions, run_fuzz  # noqa: PLC0415  # as below
+
+    card = [*([f"CONFIG={preset}"] if preset != "full" else []), *([f"VFS={vfs}"] if vfs else []),
+            *([f'SET="{" ".join(pairs)}"'] if pairs else [])]
+    return run_fuzz(FuzzOptions(
+        config=config, card=" ".join(card), cases=_whole("--cases", cases),
+        first=_whole("--first", first), seed=_whole("--seed", seed), folder=folder))
+
+
+@app.command()
 def verilog(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
             folder: Annotated[Path, typer.Option(
                 metavar="FOLDER", help="Where the files go.")] = Path("build/verilog")) -> None:

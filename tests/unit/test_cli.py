@@ -30,6 +30,8 @@ from sim.cli import main
     (["bench", "--threshold", "2"], ["threshold", "2", "0 to 1"]),
     (["bench", "--compare", "old.json"], ["old.json", "results.json"]),
     (["soak", "--packets", "0"], ["packets", "0", "at least 1"]),
+    (["fuzz", "--cases", "0"], ["cases", "0", "at least 1"]),
+    (["fuzz", "--first", "x"], ["first", "x", "whole number"]),
     (["soak", "--packets", "many"], ["packets", "many", "whole number"]),
     (["no_such"], ["no_such", "sim", "verilog", "synth"]),
 ])
@@ -50,7 +52,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split() == ["ringlet", version("ringlet")]
 
 
-@pytest.mark.parametrize("command", ["sim", "bench", "soak", "verilog", "synth"])
+@pytest.mark.parametrize("command", ["sim", "bench", "soak", "fuzz", "verilog", "synth"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert command in capsys.readouterr().out

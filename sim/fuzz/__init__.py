@@ -1,0 +1,1 @@
+"""Hostile rings on the native engine: `run` and its cases."""
