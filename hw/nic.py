@@ -16,7 +16,7 @@ from hw.pcie.mmio_router import MmioRouter
 from hw.pcie.msix import MsixTable
 from hw.pcie.requester import Requester
 from hw.pcie.types import CompletionHeader, CreditLayout, InterruptLayout, RequestHeader, TlpLayout
-from hw.stream.arbiter import StreamArbiter
+from hw.stream.arbiter import PassingArbiter, StreamArbiter
 from hw.stream.connect import connect_streams
 from hw.stream.types import BeatLayout, WireBeatLayout
 from hw.vf.counting import Counting
@@ -134,7 +134,7 @@ class SmartNic(wiring.Component):
             config.queue_numbers, queue_size_max=config.queue_size_max, read_ports=11)
         m.submodules.lifecycle = lifecycle = Lifecycle(
             config.functions, stride=stride,
-            engines=("receive", "transmit", "receive", "transmit", "all", "control"))
+            engines=("receive", "transmit", "receive", "transmit", "transmit", "all", "control"))
         m.submodules.obligations = obligations = Obligations(config.queue_numbers, ports=5)
 
         def prefetch(direction: Any) -> Prefetch:
@@ -167,8 +167,8 @@ class SmartNic(wiring.Component):
             lanes, queues=queues, stride=stride, cells=pool.cells,
             queue_size_max=config.queue_size_max)
         m.submodules.transmit = transmit = Transmit(
-            lanes, stride=stride, cell_bytes=config.cell_bytes, max_cells=egress_pool.max_cells,
-            group_tlps=min(64, config.gather_tags))
+            lanes, queues=queues, stride=stride, cell_bytes=config.cell_bytes,
+            max_cells=egress_pool.max_cells, group_tlps=min(64, config.gather_tags))
         m.submodules.control_queue = control_queue = ControlQueue(
             lanes, functions=config.functions, first_queue=queues, max_pairs=config.queue_pairs,
             queue_size_max=config.queue_size_max)
@@ -202,8 +202,9 @@ class SmartNic(wiring.Component):
             connect_streams(m, producer, consumer)
 
         def merge(name: str, shape: ShapeLike, producers: list[stream.Interface],
-                  consumer: stream.Interface) -> None:
-            m.submodules[name] = arbiter = StreamArbiter(shape, len(producers))
+                  consumer: stream.Interface, *, passing: bool = False) -> None:
+            m.submodules[name] = arbiter = (PassingArbiter if passing else StreamArbiter)(
+                shape, len(producers))
             for producer, i in zip(producers, arbiter.i, strict=True):
                 link(producer, i)
             link(arbiter.o, consumer)
@@ -280,7 +281,8 @@ class SmartNic(wiring.Component):
         link(obligations.idle, lifecycle.idle)
         for command, commanded in zip(lifecycle.commands, (
                 receive_prefetch.commands, transmit_prefetch.commands, receive.commands,
-                scheduler.commands, used_ring.commands, control_queue.commands), strict=True):
+                scheduler.commands, transmit.commands, used_ring.commands,
+                control_queue.commands), strict=True):
             link(command, commanded)
         for event, told in zip(obligations.events, (
                 receive_prefetch.obligations, transmit_prefetch.obligations,
@@ -291,9 +293,11 @@ class SmartNic(wiring.Component):
                                         transmit.faults, notification.faults,
                                         control_queue.faults], lifecycle.faults)
         merge("receive_doorbells", DoorbellLayout(),
-              [registers.receive_doorbells, lifecycle.receive_go], receive_prefetch.doorbells)
+              [registers.receive_doorbells, lifecycle.receive_go], receive_prefetch.doorbells,
+              passing=True)
         merge("transmit_doorbells", DoorbellLayout(),
-              [registers.transmit_doorbells, lifecycle.transmit_go], transmit_prefetch.doorbells)
+              [registers.transmit_doorbells, lifecycle.transmit_go], transmit_prefetch.doorbells,
+              passing=True)
         merge("control_doorbells", DoorbellLayout(),
               [registers.control_doorbells, lifecycle.control_go], control_queue.doorbells)
         connect(m, control_queue.features, registers.features)

@@ -1,14 +1,17 @@
 """Transmit, second half: answers of DMA reads become frames in the egress buffer."""
 
+from typing import Any
+
 from amaranth import Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.pcie.types import ReadAnswerLayout, ReadError
+from hw.stream.memory import ForwardingMemory
 from hw.stream.queue import StreamQueue
 from hw.stream.types import LENGTH_BITS, QUEUE_BITS
 from hw.virtio.gather import GATHER_CONTEXT_BITS, GatherContext
-from hw.virtio.types import FaultLayout, ObligationLayout, UsedLayout
+from hw.virtio.types import FaultLayout, ObligationLayout, QueueCommandLayout, UsedLayout
 from hw.wire.types import PoolWriteLayout
 
 __all__ = ["FrameAssembly", "SentLayout"]
@@ -35,15 +38,18 @@ class FrameAssembly(wiring.Component):
 
     Rows of the virtio header are left out. With the last byte the chain is used: the card
     needs nothing more of the driver's memory. A frame of which a read failed is given up, and its
-    queue has a fault.
+    queue has a fault: one, until it is stopped. None of the queue's chains behind that is used: in
+    order, it would tell of the failed one too (CORE-RSVD-05). Their frames may be sent.
 
-    | Latency: 0 cycles to ``write``, 1 to ``used``. Throughput: a beat a cycle. Storage: 16
-      finished chains. Paths: ``answers`` -> ``write`` and back, through a few gates.
+    | Latency: 0 cycles to ``write``, 2 to ``used``. Throughput: a beat a cycle. Storage: 16
+      finished chains, a bit a queue. Paths: ``answers`` -> ``write`` and back, through a few gates.
 
     Parameters
     ----------
     lanes
         Byte lanes of a beat.
+    queues
+        Data queues of the card; the odd ones are served.
 
     Members
     -------
@@ -52,6 +58,8 @@ class FrameAssembly(wiring.Component):
         Into the egress buffer. Context 0 holds whole frames, context 1 the long one.
     used : Out(stream.Signature(UsedLayout()))
     faults : Out(stream.Signature(FaultLayout()))
+    commands : In(stream.Signature(QueueCommandLayout()))
+        A queue that is stopped, and has no fault any more.
     obligations : Out(stream.Signature(ObligationLayout()))
         Gives back that of a chain that was given up.
     sent : Out(stream.Signature(SentLayout(), always_ready=True))
@@ -64,17 +72,20 @@ class FrameAssembly(wiring.Component):
     write: stream.Interface
     used: stream.Interface
     faults: stream.Interface
+    commands: stream.Interface
     obligations: stream.Interface
     sent: stream.Interface
     long_done: Signal
 
-    def __init__(self, lanes: int) -> None:
+    def __init__(self, lanes: int, *, queues: int) -> None:
         self.lanes = lanes
+        self.queues = queues
         super().__init__({
             "answers": In(stream.Signature(ReadAnswerLayout(lanes, GATHER_CONTEXT_BITS))),
             "write": Out(stream.Signature(PoolWriteLayout(lanes))),
             "used": Out(stream.Signature(UsedLayout())),
             "faults": Out(stream.Signature(FaultLayout())),
+            "commands": In(stream.Signature(QueueCommandLayout())),
             "obligations": Out(stream.Signature(ObligationLayout())),
             "sent": Out(stream.Signature(SentLayout(), always_ready=True)),
             "long_done": Out(1),
@@ -130,8 +141,28 @@ class FrameAssembly(wiring.Component):
                 with m.If(~header):
                     m.d.sync += long_open.eq(~ends)
 
+        # Of each chain it is looked up whether its queue has had a fault.
+        m.submodules.failed = failed = ForwardingMemory(1, max(2, self.queues // 2))
+        chain: Any = Signal(_Finished(), reset_less=True)
+        chain_valid = Signal()
+        done = Signal()
+        fails = Signal()
+        clears = Signal()
+        m.d.comb += [
+            finished.o.ready.eq(~chain_valid | done),
+            failed.read_address.eq(finished.o.p.queue >> 1),
+            failed.read_enable.eq(finished.o.valid & finished.o.ready),
+            # A queue that is stopped has nothing in flight.
+            clears.eq(self.commands.valid & ~fails),
+            self.commands.ready.eq(~fails),
+            failed.write_address.eq(Mux(fails, chain.queue >> 1, self.commands.p.queue >> 1)),
+            failed.write_data.eq(fails),
+            failed.write_enable.eq(fails | clears),
+        ]
+        with m.If(finished.o.ready):
+            m.d.sync += [chain_valid.eq(finished.o.valid), chain.eq(finished.o.payload)]
+
         # A good chain is used; a bad one is a fault, and gives its obligation back itself.
-        chain = finished.o.p
         m.d.comb += [
             self.used.p.queue.eq(chain.queue),
             self.used.p.id.eq(chain.id),
@@ -147,18 +178,16 @@ class FrameAssembly(wiring.Component):
         ]
         with m.FSM():
             with m.State("CHAIN"):
-                with m.If(finished.o.valid):
-                    with m.If(chain.error == ReadError.NONE):
-                        m.d.comb += [self.used.valid.eq(1), finished.o.ready.eq(self.used.ready)]
-                    with m.Else():
-                        m.d.comb += self.faults.valid.eq(1)
-                        with m.If(self.faults.ready):
-                            m.next = "GIVE-BACK"
+                with m.If(chain_valid & failed.read_data):
+                    m.d.comb += [self.obligations.valid.eq(1), done.eq(self.obligations.ready)]
+                with m.Elif(chain_valid & (chain.error == ReadError.NONE)):
+                    m.d.comb += [self.used.valid.eq(1), done.eq(self.used.ready)]
+                with m.Elif(chain_valid):
+                    m.d.comb += [self.faults.valid.eq(1), fails.eq(self.faults.ready)]
+                    with m.If(self.faults.ready):
+                        m.next = "GIVE-BACK"
             with m.State("GIVE-BACK"):
-                m.d.comb += [
-                    self.obligations.valid.eq(1),
-                    finished.o.ready.eq(self.obligations.ready),
-                ]
+                m.d.comb += [self.obligations.valid.eq(1), done.eq(self.obligations.ready)]
                 with m.If(self.obligations.ready):
                     m.next = "CHAIN"
         return m

@@ -12,6 +12,7 @@ from hw.virtio.types import (
     ChainLayout,
     FaultLayout,
     ObligationLayout,
+    QueueCommandLayout,
     SegmentLayout,
     TakeLayout,
     UsedLayout,
@@ -45,12 +46,14 @@ class Transmit(wiring.Component):
     write: stream.Interface
     used: stream.Interface
     faults: stream.Interface
+    commands: stream.Interface
     obligations: stream.Interface
     sent: stream.Interface
 
-    def __init__(self, lanes: int, *, stride: int, cell_bytes: int, max_cells: int,
+    def __init__(self, lanes: int, *, queues: int, stride: int, cell_bytes: int, max_cells: int,
                  group_tlps: int) -> None:
         self.lanes = lanes
+        self.queues = queues
         self._gather = Gather(lanes, stride=stride, cell_bytes=cell_bytes, max_cells=max_cells,
                               group_tlps=group_tlps)
         super().__init__({
@@ -65,6 +68,7 @@ class Transmit(wiring.Component):
             "write": Out(stream.Signature(PoolWriteLayout(lanes))),
             "used": Out(stream.Signature(UsedLayout())),
             "faults": Out(stream.Signature(FaultLayout())),
+            "commands": In(stream.Signature(QueueCommandLayout())),
             "obligations": Out(stream.Signature(ObligationLayout())),
             "sent": Out(stream.Signature(SentLayout(), always_ready=True)),
         })
@@ -72,10 +76,10 @@ class Transmit(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.gather = gather = self._gather
-        m.submodules.assembly = assembly = FrameAssembly(self.lanes)
+        m.submodules.assembly = assembly = FrameAssembly(self.lanes, queues=self.queues)
         for name in ("grants", "takes", "chains", "segments", "reserve", "reads"):
             connect(m, flipped(getattr(self, name)), getattr(gather, name))
-        for name in ("write", "used", "faults", "obligations", "sent"):
+        for name in ("write", "used", "faults", "commands", "obligations", "sent"):
             connect(m, flipped(getattr(self, name)), getattr(assembly, name))
         connect(m, flipped(self.read_answers), assembly.answers)
         m.d.comb += [

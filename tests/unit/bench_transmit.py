@@ -10,7 +10,6 @@ from typing import Any
 import cocotb
 from cocotb.triggers import RisingEdge
 
-from hw.pcie.types import ReadError
 from hw.vf.scheduler import GrantLayout
 from hw.virtio.gather import GATHER_CONTEXT_BITS
 from hw.virtio.types import (
@@ -18,6 +17,7 @@ from hw.virtio.types import (
     ChainStatus,
     FaultLayout,
     ObligationLayout,
+    QueueCommandLayout,
     SegmentLayout,
     TakeLayout,
     UsedLayout,
@@ -204,30 +204,44 @@ async def every_frame_arrives_whole(dut: Any, stalls: bool) -> None:
 
 
 @cocotb.test
-async def a_failed_read_is_a_fault_of_its_queue(dut: Any) -> None:
-    """The frame is given up, the others pass; long frames too, whichever piece fails."""
+@cocotb.parametrize(stalls=[False, True])
+async def a_failed_read_is_a_fault_of_its_queue(dut: Any, stalls: bool) -> None:
+    """The frame is given up, long ones too, whichever piece fails. Until the queue is stopped, it
+    has that one fault, and none of its chains is used; those of others are."""
     rng = random.Random(cocotb.RANDOM_SEED)
-    host = Host(dut, True, 6)
+    host = Host(dut, stalls, 6)
+    commands = StreamSource(dut, "commands", QueueCommandLayout(), pace(stalls, 41))
     await reset(dut)
-    good = []
-    bad = 0
-    for index in range(24):
-        queue = 1 if index % 2 else 3
-        pieces = rng.choice([1, 4, 60])
-        content = rng.randbytes(HEADER + 700)
-        addresses = host.add(queue, index, cut(rng, content, pieces))
-        if index % 4 == 1:
-            host.errors[rng.choice(addresses)] = rng.choice([1, 2, 3])
-            bad += 1
-        else:
-            good.append(content[HEADER:])
-        host.grants.send({"queue": queue, "count": 1})
-    await host.until(24)
-    assert sorted(host.pool.frames) == sorted(good)
-    assert len(host.used) == len(good)
-    assert host.pool.aborted == len(host.faults) == len(host.given_back) == bad
-    assert {fault["queue"] for fault in host.faults} == {1}
-    assert all(fault["reason"] == 8 + ReadError(fault["reason"] - 8).value for fault in host.faults)
+    for turn in range(4):
+        good = []
+        used, given_back = len(host.used), len(host.given_back)
+        frames = len(host.pool.frames)
+        fails_at = 2 * rng.randrange(8) + 1
+        passed = 0
+        for index in range(24):
+            queue = 1 if index % 2 else 3
+            pieces = rng.choice([1, 4, 60])
+            content = rng.randbytes(HEADER + 700)
+            addresses = host.add(queue, 24 * turn + index, cut(rng, content, pieces))
+            # Others fail behind it, or not.
+            fails = index == fails_at or (queue == 1 and index > fails_at and rng.random() < 0.4)
+            if fails:
+                host.errors[rng.choice(addresses)] = rng.choice([1, 2, 3])
+            else:
+                good.append(content[HEADER:])
+            passed += queue == 3 or index < fails_at
+            host.grants.send({"queue": queue, "count": 1})
+        await host.until(used + given_back + 24)
+        await cycles(dut, 30)
+        assert len(host.used) == used + passed
+        assert len(host.given_back) == given_back + 24 - passed
+        assert sorted(host.pool.frames[frames:]) == sorted(good)
+        assert len(host.faults) == turn + 1
+        assert host.faults[-1]["queue"] == 1
+        assert host.faults[-1]["reason"] in (9, 10, 11)
+        host.errors.clear()
+        commands.send({"queue": 1, "reset": rng.choice([0, 1])})
+        await commands.drain()
 
 
 @cocotb.test
