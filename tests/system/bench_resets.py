@@ -156,6 +156,45 @@ async def one_queue(dut: Any) -> None:
 
 
 @cocotb.test
+async def suspended(dut: Any) -> None:
+    """Suspended at many moments, now and then asleep meanwhile: nothing leaves the card, whatever
+    the driver shows and kicks; and nothing that was sent is lost or repeated."""
+    rng = random.Random(SEED)
+    card, flow = await busy_card(dut, rng)
+    device, counts = card.device, card.host.root.counts
+    flow.start()
+    early = 0
+    for turn in range(CASE["turns"]):
+        await card.ticker.sleep(rng.choice((rng.randint(1, 300), rng.randint(300, 4000))))
+        begun = card.ticker.cycle
+        await device.suspend()
+        answered = card.ticker.cycle
+        # All is out by now that comes before the answer; no write is on its way behind it.
+        quiet = dict(counts)
+        for index in (0, 1):
+            early += device.rings[index].publish()
+            await device.virtio.notify(index)
+        if turn % 3 == 2:
+            await card.function.set_power_state(Power.D3_HOT, wait_cycles=0)
+        await card.ticker.sleep(rng.randint(10, 1000))
+        if turn % 3 == 2:
+            await card.function.set_power_state(Power.D0, wait_cycles=0)
+        for kind in ("rq.reads", "rq.writes", "rq.interrupts"):
+            assert quiet.get(kind) == counts.get(kind), f"{kind} while it is suspended"
+        await device.resume()
+        dut._log.info("turn %d: suspended after %d; %d sent, %d left, %d given, %d received", turn,
+                      answered - begun, flow.sent, flow.out, flow.given, flow.got)
+    assert early, "nothing was shown while the card was suspended"
+    await card.ticker.sleep(1000)
+    await flow.finish()
+    assert flow.out == flow.sent
+    drops = await balance(card)
+    dut._log.info("drops %s", drops)
+    assert drops.keys() <= {"queue_down", "queue_full", "pool_full", "entry_full"}, drops
+    await settle(card)
+
+
+@cocotb.test
 async def asleep(dut: Any) -> None:
     """D3hot at many moments: nothing leaves the card in it, and nothing that was sent is lost."""
     rng = random.Random(SEED)

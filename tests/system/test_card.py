@@ -108,6 +108,13 @@ def test_queue_resets_in_traffic(packed: bool) -> None:
     run("full", "resets", "one_queue", turns=12, packed=packed)
 
 
+@pytest.mark.virtio("CORE-SUSP-03", "CORE-SUSP-04", "CORE-SUSP-08", "CORE-SUSP-09",
+                    "CORE-SUSP-10", "CORE-SUSP-11", "CORE-SUSP-12", "IMP-CORE-SUSP-01")
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_suspended_in_traffic(packed: bool) -> None:
+    run("full", "resets", "suspended", turns=12, packed=packed)
+
+
 def test_sleep_in_traffic() -> None:
     run("full", "resets", "asleep", turns=12, packed=True)
 
