@@ -131,13 +131,13 @@ class Mistakes(Chains):
         self._add(why, raws, FaultReason.LOOP)
 
     def _next_out_of_range(self, why: str, some: list[Raw]) -> None:
-        link = self.rng.choice((self.ring.size, 0xFFFF, 0x8000))
+        link = self.rng.choice((self.ring.size, self.ring.size, 0xFFFF, 0x8000))
         self._add(why, self._linked(some, link), FaultReason.NEXT_RANGE)
 
     def _head_out_of_range(self, why: str, _some: list[Raw]) -> None:
         size = self.ring.size
         self._add(why, [], FaultReason.HEAD_RANGE,
-                  head=self.rng.choice((size, size + 1, 0x8000, 0xFFFF)))
+                  head=self.rng.choice((size, size, size, size + 1, 0x8000, 0xFFFF)))
 
     # --- of tables
 
