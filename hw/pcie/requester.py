@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth import Module, Mux, Signal, signed
+from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -23,11 +23,10 @@ __all__ = ["Requester"]
 _FENCED = 8  # fenced reads that wait
 _TAG_BITS = RequestHeader()["tag"].width
 _PER_DEVICE = 8  # functions that share a device number
-_AHEAD_BITS = 8  # dwords by which one side may get ahead, before a TLP
 
 
 class Requester(wiring.Component):
-    """Send write TLPs and reads out on ``rq``, for as many bytes each.
+    """Send write TLPs and reads out on ``rq``, a whole TLP of each in turn.
 
     ::
 
@@ -61,8 +60,7 @@ class Requester(wiring.Component):
     reads that wait for credit, hold up those behind them.
 
     | Latency: 1 cycle, for fenced reads 3.
-    | Throughput: 1 beat a cycle. While both could go, as many bytes are asked for as are written,
-      but for 1 KiB and a TLP: so neither direction of traffic takes the bus from the other.
+    | Throughput: 1 beat a cycle; when both could always go, one write TLP and one read in turn.
     | Storage: 10 reads, 1 tag; 2 beats. No path from ``rq.ready`` to an input.
 
     Parameters
@@ -135,8 +133,6 @@ class Requester(wiring.Component):
         refusal = Signal(_TAG_BITS, reset_less=True)
         refusal_valid = Signal()
         read_goes = Signal()
-        # Dwords that were asked for beyond those that were written, while both could go.
-        ahead = Signal(signed(_AHEAD_BITS + 2))
         reads_next = Signal()       # the read has the next turn, if it can go
         inside = Signal()           # a write TLP has begun on the output register
         limit: Any = Signal(CreditLayout())
@@ -148,7 +144,6 @@ class Requester(wiring.Component):
         m.d.sync += limit.eq(self.np_credit)
 
         m.d.comb += [
-            reads_next.eq(ahead <= 0),
             # One whose fence has passed goes before the others: it is late already.
             came_valid.eq(fenced.o.valid | (self.reads.valid & ~self.reads.p.fenced)),
             came.eq(Mux(fenced.o.valid, fenced.o.payload.as_value(),
@@ -202,13 +197,9 @@ class Requester(wiring.Component):
 
         with m.If(output.i.valid & output.i.ready):
             with m.If(read_goes):
-                m.d.sync += used.eq(used + 1)
-                with m.If(self.writes.valid & (ahead < 1 << _AHEAD_BITS)):
-                    m.d.sync += ahead.eq(ahead + now.dwords)
+                m.d.sync += [used.eq(used + 1), reads_next.eq(0)]
             with m.Else():
-                m.d.sync += inside.eq(~self.writes.p.last)
-                with m.If(self.writes.p.last & read_can & (ahead > -(1 << _AHEAD_BITS))):
-                    m.d.sync += ahead.eq(ahead - self.writes.p.header.dwords)
+                m.d.sync += [inside.eq(~self.writes.p.last), reads_next.eq(self.writes.p.last)]
                 with m.If(self.writes.p.last & self.writes.p.ends_group):
                     m.d.sync += entered.eq(entered + 1)
 
