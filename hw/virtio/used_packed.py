@@ -31,7 +31,7 @@ class PackedBurst(wiring.Component):
     Parameters
     ----------
     row
-        Most descriptors of a burst.
+        Chains that are shown at once; half as many descriptors are the most of a burst.
 
     Members
     -------
@@ -55,27 +55,27 @@ class PackedBurst(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        row = self.row
+        most = self.row // 2
         came = self.gathered
         # Of whole frames, or of an open one.
         takes: list[Value] = [Const(1, 1)]
-        for k in range(1, row):
+        for k in range(1, most):
             take = Signal(name=f"takes_{k}")
             before = came.chains[k - 1]
             m.d.comb += take.eq(
                 takes[k - 1] & before.single & (before.more == came.context.open)
                 & (came.context.open | ~came.chains[k].more) & (came.entries > k))
             takes.append(take)
-        ends = Signal(row)  # the last one that leaves, one-hot
-        taken = Signal(range(row + 1))
+        ends = Signal(most)  # the last one that leaves, one-hot
+        taken = Signal(range(most + 1))
         m.d.comb += ends.eq(Cat(takes) & ~Cat(*takes[1:], Const(0, 1)))
-        for k in range(row):
+        for k in range(most):
             with m.If(ends[k]):
                 m.d.comb += taken.eq(k + 1)
 
-        now: Any = Signal(GatheredLayout(row), reset_less=True)
-        last = Signal(row, reset_less=True)
-        number = Signal(range(row + 1), reset_less=True)  # descriptors
+        now: Any = Signal(GatheredLayout(self.row), reset_less=True)
+        last = Signal(most, reset_less=True)
+        number = Signal(range(most + 1), reset_less=True)  # descriptors
         count = Signal(16, reset_less=True)               # chains
         held = Signal(reset_less=True)  # the first of a frame: not written yet
         # The place behind the burst is that before it and the places of its chains; or, in the next
@@ -105,8 +105,8 @@ class PackedBurst(wiring.Component):
         chains = Signal(16)
         writes, told, after = self.burst.writes, self.burst.writes.published, self.burst.context
         m.d.comb += [
-            total.eq(reduce(or_, (Mux(last[k], now.chains[k].sum, 0) for k in range(row)))),
-            closes.eq(now.batch | ~(last & Cat(chain.more for chain in now.chains)).any()),
+            total.eq(reduce(or_, (Mux(last[k], now.chains[k].sum, 0) for k in range(most)))),
+            closes.eq(now.batch | ~(last & Cat(now.chains[k].more for k in range(most))).any()),
             reached.eq(lead + total),
             over.eq(lead_over + total),
             slots.eq(lead_slots + total),
@@ -121,8 +121,8 @@ class PackedBurst(wiring.Component):
             writes.first.address.eq(now.base + (now.place << 4)),
             writes.first.length.eq(number << 4),
             writes.first.data.eq(Cat(
-                _descriptor(chain.id, chain.bytes, chain.wrote, now.lap)
-                for chain in now.chains)),
+                _descriptor(now.chains[k].id, now.chains[k].bytes, now.chains[k].wrote, now.lap)
+                for k in range(most))),
             writes.second.address.eq(now.base + (context.place[:15] << 4)),
             writes.second.length.eq(DESCRIPTOR_BYTES),
             writes.second.data.eq(_descriptor(context.id, context.bytes, context.bytes != 0,

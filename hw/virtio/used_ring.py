@@ -32,7 +32,7 @@ from hw.virtio.used_writes import UsedWrites
 
 __all__ = ["PublishedLayout", "UsedRing"]
 
-_PATIENCE = 24      # cycles that a burst waits for more chains, while the bus is busy
+_PATIENCE = 40      # cycles that a burst waits for more chains, while the bus is busy
 
 
 class UsedRing(wiring.Component):
@@ -45,10 +45,10 @@ class UsedRing(wiring.Component):
                      └─────── what has left ──────┴──────────────────────┘
 
     Finished chains of a queue gather in memory while the writer is busy with others, and leave
-    together: up to ``lanes / 8`` entries or descriptors. So bursts grow with the load, and a single
-    entry leaves at once. While other writes are on their way, from which it would take a beat, a
-    burst waits until as many chains wait as would make full bursts of all queues in which some do;
-    but no longer than 24 cycles, and not when chains find no room.
+    together: up to ``lanes / 4`` entries or ``lanes / 8`` descriptors, two beats. So bursts grow
+    with the load, and a single entry leaves at once. While other writes are on their way, from
+    which it would take a beat, a burst waits until as many chains wait as would make full bursts of
+    all queues in which some do; but no longer than 40 cycles, and not when chains find no room.
 
     A pipeline over the dirty queues; those of one queue are four cycles apart.
 
@@ -61,7 +61,7 @@ class UsedRing(wiring.Component):
 
     *In order* (``modes.in_order``, transmit queues): all that wait leave as one entry.
 
-    | Latency: 11 cycles from ``used`` to the entries' segment; behind another burst up to 24 more.
+    | Latency: 11 cycles from ``used`` to the entries' segment; behind another burst up to 40 more.
     | Throughput: a chain a cycle in; a burst every 2 cycles out. Storage: 32 entries and 210 bits
       a queue.
 
@@ -137,7 +137,7 @@ class UsedRing(wiring.Component):
     def elaborate(self, platform: object) -> Module:  # noqa: PLR0915  # one pipeline
         m = Module()
         depth = self.numbers.total
-        row = self.lanes // ENTRY_BYTES
+        row = 2 * self.lanes // ENTRY_BYTES  # two beats
         m.submodules.waiting = waiting = UsedWaiting(depth, row)
         m.submodules.dirty = dirty = WorkList(depth)
         # Two add to the list: the intake, and the writer where more than a burst was waiting.
@@ -274,15 +274,19 @@ class UsedRing(wiring.Component):
 
         # --- Gather: the chains themselves, as many as fit before the ring's end. --------------
         to_ring_end = Signal(16)
-        m.d.comb += to_ring_end.eq(found.size - found.place)
+        most = Signal(range(row + 1))
+        m.d.comb += [
+            to_ring_end.eq(found.size - found.place),
+            most.eq(Mux(found.packed, row // 2, row)),
+        ]
         with m.If(advance):
             m.d.sync += [
                 cuts.eq(gathers),
                 cut.eq(found),
                 cut.entries.eq(Mux(
                     found.batch, 1,
-                    Mux((to_ring_end < row) & (to_ring_end < found.left), to_ring_end,
-                        Mux(found.left < row, found.left, row)))),
+                    Mux((to_ring_end < most) & (to_ring_end < found.left), to_ring_end,
+                        Mux(found.left < most, found.left, most)))),
                 cut.chains.eq(waiting.chains),
             ]
 

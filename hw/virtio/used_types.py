@@ -72,7 +72,7 @@ class UsedContextLayout(data.StructLayout):
 
 
 class GatheredLayout(data.StructLayout):
-    """Chains of a queue that may leave together.
+    """Chains of a queue that may leave together: ``row`` at most, half as many in a packed ring.
 
     ======= ==================================================================================
     field   meaning
@@ -100,7 +100,7 @@ class WritesLayout(data.StructLayout):
     ======= ==================================================================================
     field   meaning
     ======= ==================================================================================
-    first   {address, length, data}: two beats of data at most
+    first   {address, length, data}: two beats of data at most, ``row`` entries
     second  {address, length, data}, if ``two``: one beat, but for the narrowest one
     tells   With them chains are published: ``published``
     more    Other chains of the queue are left
@@ -108,11 +108,11 @@ class WritesLayout(data.StructLayout):
     """
 
     def __init__(self, row: int) -> None:
-        length = range(DESCRIPTOR_BYTES * row + 1)
+        length = range(ENTRY_BYTES * row + 1)
         super().__init__({
             "any": 1, "two": 1, "tells": 1, "more": 1, "published": PublishedLayout(),
             "first": data.StructLayout({
-                "address": 64, "length": length, "data": 8 * DESCRIPTOR_BYTES * row}),
+                "address": 64, "length": length, "data": 8 * ENTRY_BYTES * row}),
             "second": data.StructLayout({
                 "address": 64, "length": range(DESCRIPTOR_BYTES + 1),
                 "data": 8 * DESCRIPTOR_BYTES}),

@@ -41,7 +41,7 @@ class UsedWrites(wiring.Component):
 
     Members
     -------
-    i : In(stream.Signature(WritesLayout(lanes // 8)))
+    i : In(stream.Signature(WritesLayout(lanes // 4)))
         Given only while there is ``room``.
     room : Out(1)
         For a burst more than may be on its way here.
@@ -65,7 +65,7 @@ class UsedWrites(wiring.Component):
     def __init__(self, lanes: int, numbers: QueueNumbers) -> None:
         self.lanes = lanes
         self.numbers = numbers
-        self.row = lanes // ENTRY_BYTES
+        self.row = 2 * lanes // ENTRY_BYTES
         super().__init__({
             "i": In(stream.Signature(WritesLayout(self.row))),
             "room": Out(1),
