@@ -3,7 +3,9 @@
 The constants of PCI Express follow Neugebauer et al., "Understanding PCIe performance for end host
 networking" (SIGCOMM 2018); `sim.native.link` has those of the link. Limits count buffers that begin
 at multiples of a cache line, one descriptor a packet, ring bursts of 32 descriptors, and a driver
-that polls; so no honest card passes them.
+that polls. What they count for the rings is one read of each kind a burst: a card that looks at the
+driver's suppression fields less often, or is told the index, passes them by as much, which is 1 or
+2 in a hundred at most.
 """
 
 from __future__ import annotations

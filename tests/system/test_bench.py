@@ -32,13 +32,14 @@ def test_today() -> None:
 @pytest.mark.parametrize("direction", ["tx", "rx", "duplex"])
 @pytest.mark.parametrize("frame_bytes", [60, 1514])
 def test_no_point_passes_its_limit(direction: str, frame_bytes: int, ring: str) -> None:
-    """Nor is it far below: the card is at 0.85 at least, and each run of a point is the same."""
+    """Nor is it far below: the card is at 0.9 at least, and each run of a point is the same."""
     point, = (point for point in points(abilities(FULL), "quick")
               if (point.direction, point.frame_bytes, point.ring) == (direction, frame_bytes, ring))
     first, second = (measure(point, FULL, seed=1, spent=Spent()) for _ in range(2))
     assert first == second
     row = point_row(point, first, FULL)
-    assert 0.85 <= row["eta"] <= 1.0005
+    # A ring's reads that are spared (of 9 or 10 beats a burst) are the most that is beyond it.
+    assert 0.9 <= row["eta"] <= 1.02
 
 
 def test_latency() -> None:
