@@ -198,7 +198,8 @@ class PassingQueue(wiring.Component):
     shape
         Shape of the payload; any shape-castable.
     depth
-        Transfers that fit; any number of 2 or more.
+        Transfers that fit; any number of 2 or more, 64 at most where the payload is wide: what was
+        offered is to stand at ``o`` in the next cycle too.
 
     Members
     -------
@@ -214,6 +215,8 @@ class PassingQueue(wiring.Component):
     level: Signal
 
     def __init__(self, shape: ShapeLike, depth: int) -> None:
+        if depth > _LUTRAM_DEPTH and Shape.cast(shape).width > _NARROW_BITS:
+            raise ValueError(f"depth must be at most {_LUTRAM_DEPTH}, not {depth!r}")
         self._queue = StreamQueue(shape, depth)  # made here, so that its checks are ours
         self.shape = shape
         self.depth = depth

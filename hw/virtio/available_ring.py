@@ -450,6 +450,11 @@ class AvailableRing(wiring.Component):
             issue.length.eq(Mux(packed, decision.count << 4, decision.count << 1)),
             issue.revisit.eq(decision.revisit),
             issue.wait.eq(decision.wait),
+            # Chains of a packed ring's look that go on in tables have obligations of their own, but
+            # only from the end of its answer on; in a queue that is stopped, the first ones are
+            # given up, and theirs given back, before that. What the look lends outweighs them.
+            issue.lend.eq((action == RingAction.LOOK) & packed & judged.indirect),
+            issue.repay.eq((judged.event == RingEvent.INDEX) & packed & judged.indirect),
             issue.wide.eq(packed),
             issue.reason.eq(read_fault(judged.answer.error, FaultReason.INDEX_JUMP)),
             context.kind.eq(ReadKind.RING),

@@ -223,7 +223,8 @@ class Prefetch(wiring.Component):
 
         m.submodules.index_answers = index_answers = PassingQueue(
             IndexAnswerLayout(sizes), _INDEX_ANSWERS)
-        m.submodules.ring_answers = ring_answers = PassingQueue(answer, bursts_max * burst_beats)
+        m.submodules.ring_answers = ring_answers = (
+            PassingQueue if burst_beats == 1 else StreamQueue)(answer, bursts_max * burst_beats)
         m.submodules.reports = reports = PassingArbiter(IndexAnswerLayout(sizes), 2)
         m.submodules.runs = runs = PassingQueue(RunLayout(sizes), 4)
         m.submodules.walks = walks = StreamQueue(WalkLayout(sizes), chains_max + slots_max)

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from amaranth import Cat, Module, Signal
+from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.pcie.types import ReadRequestLayout
 from hw.stream.types import LENGTH_BITS
 from hw.virtio.prefetch_types import (
+    BURST_MAX,
     DiscardLayout,
     FaultSourceLayout,
     NotifyFlagLayout,
@@ -34,6 +35,8 @@ class IssueLayout(data.StructLayout):
     value     HUSH, LISTEN: what is written; ``wide``: all of it
     reason    FAULT
     discard   FORGET: the answer
+    lend      LOOK: besides, as many obligations as a look may find chains (`BURST_MAX`)
+    repay     They are given back
     revisit   Something is left to do; ``wait``: for what may take a while
     ========= ==================================================================================
     """
@@ -43,14 +46,15 @@ class IssueLayout(data.StructLayout):
             "action": RingAction, "member": sizes.member_bits, "address": 64,
             "length": LENGTH_BITS, "fenced": 1, "context": PrefetchContextLayout(sizes),
             "value": 32, "wide": 1, "reason": FaultReason, "discard": DiscardLayout(sizes),
-            "revisit": 1, "wait": 1,
+            "lend": 1, "repay": 1, "revisit": 1, "wait": 1,
         })
 
 
 class RingIssue(wiring.Component):
     """Hold what was decided until each of its parts is taken.
 
-    A fault is told before its obligation is given back.
+    A fault is told before its obligation is given back. A look leaves after what it lends was
+    taken.
 
     | Latency: 1 cycle. Throughput: one a cycle (a fault, two).
 
@@ -66,6 +70,7 @@ class RingIssue(wiring.Component):
     flags : Out(stream.Signature(NotifyFlagLayout(sizes)))
     faults : Out(stream.Signature(FaultSourceLayout(sizes)))
     returns : Out(stream.Signature(ObligationLayout()))
+        One less, or `BURST_MAX` more or less.
     stopped : Out(stream.Signature(DiscardLayout(sizes)))
     forget : Out(stream.Signature(ForgetLayout(sizes)))
         Nothing that was told to the member counts any more.
@@ -105,20 +110,30 @@ class RingIssue(wiring.Component):
         outputs = (self.reads, self.flags, self.faults, self.returns, self.stopped, self.forget,
                    self.visits, self.waits)
         reads, flags, faults, returns, stopped, forget, visits, waits = range(len(outputs))
+        lends = Signal()    # to be told by way of `returns`; likewise
+        repays = Signal()
         todo = Signal(len(outputs))
         valids = Signal(len(outputs))
         left = Signal(len(outputs))
         m.d.comb += [
             valids.eq(todo),
             left.eq(todo & ~(valids & Cat(o.ready for o in outputs))),
-            self.i.ready.eq(left == 0),
+            self.i.ready.eq((left == 0) & ~lends & ~repays),
         ]
         with m.If(todo[faults]):
             m.d.comb += valids[returns].eq(0)
+        with m.If(lends):
+            m.d.comb += valids[reads].eq(0)
+        with m.If(lends | repays):
+            # Not the returning of one: it comes behind.
+            m.d.comb += left[returns].eq(todo[returns])
+            with m.If(self.returns.ready):
+                m.d.sync += [lends.eq(0), repays.eq(0)]
         with m.If(todo[forget]):
             m.d.comb += valids[stopped].eq(0)
         for index, output in enumerate(outputs):
-            m.d.comb += output.valid.eq(valids[index])
+            loan = lends | repays if index == returns else 0
+            m.d.comb += output.valid.eq(valids[index] | loan)
 
         action, new = self.i.p.action, self.i.p
         m.d.sync += todo.eq(left)
@@ -132,6 +147,8 @@ class RingIssue(wiring.Component):
                     todo[returns].eq((action == RingAction.RELEASE) | (action == RingAction.FAULT)),
                     todo[stopped].eq(action == RingAction.FORGET),
                     todo[forget].eq((action == RingAction.FORGET) & new.discard.reset),
+                    lends.eq(new.lend),
+                    repays.eq(new.repay),
                     todo[visits].eq(new.revisit),
                     todo[waits].eq(new.wait),
                 ]
@@ -152,7 +169,7 @@ class RingIssue(wiring.Component):
             self.faults.p.address.eq(held.address),
             self.faults.p.reason.eq(held.reason),
             self.returns.p.queue.eq(sizes.queue(held.member)),
-            self.returns.p.delta.eq(-1),
+            self.returns.p.delta.eq(Mux(lends, BURST_MAX, Mux(repays, -BURST_MAX, -1))),
             self.stopped.payload.eq(held.discard),
             self.forget.p.member.eq(held.member),
             self.forget.p.position.eq(held.discard.position),

@@ -506,7 +506,7 @@ async def latency(dut: Any) -> None:
     w = world(dut, stalls=False, seed=37, latency=(1, 1), write_latency=(0, 0), lag=(0, 0))
     await w.begin()
     await w.settle()
-    for number, first, whole in ((0, 9, 39), (1, 11, 35)):
+    for number, first, whole in ((0, 8, 38), (1, 10, 34)):
         driver = w.drivers[number]
         driver.give(pairs_set(1), readable=1)
         w.times.clear()
