@@ -6,9 +6,9 @@ from typing import Any
 from amaranth import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data
 
-from hw.stream.arbiter import PacketArbiter, StreamArbiter
+from hw.stream.arbiter import PacketArbiter, PassingArbiter, StreamArbiter
 from hw.stream.memory import ForwardingMemory
-from hw.stream.queue import StreamQueue
+from hw.stream.queue import PassingQueue, StreamQueue
 from hw.stream.register import PipeRegister, SkidRegister, StreamRegister
 from hw.stream.worklist import WorkList
 from sim.formal import Harness, Proof
@@ -122,6 +122,27 @@ class QueueKeepsOrder(Harness):
         self.cover(m, dut.level == self.depth)
 
 
+class PassingQueueKeepsOrder(Harness):
+    """A `PassingQueue` is first in, first out; its level is what is inside; it is ready until full,
+    and offers what is inside, or else what comes, at once. Payloads of 2 bits."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.depth = depth
+
+    def build(self, m: Module) -> None:
+        m.submodules.dut = dut = PassingQueue(2, self.depth)
+        enters = self.feed(m, dut.i, "i")
+        leaves = self.drain(m, dut.o, "o")
+        order = Order(self, m, "queue", enters=enters, entering=dut.i.payload, leaves=leaves,
+                      leaving=dut.o.payload, capacity=self.depth)
+        self.check(m, order.inside == dut.level, "the level is what is inside")
+        self.check(m, dut.i.ready == (dut.level != self.depth), "ready until full")
+        self.check(m, dut.o.valid == ((order.inside != 0) | dut.i.valid), "offered at once")
+        self.cover(m, dut.level == self.depth)
+        self.cover(m, enters & leaves & (dut.level == 0))
+
+
 class ArbiterIsFair(Harness):
     """A `StreamArbiter` takes one at a time, gives it on unchanged, and lets nobody wait for more
     than one transfer of each other input."""
@@ -155,6 +176,34 @@ class ArbiterIsFair(Harness):
             m.d.sync += passed.eq(Mux(i.valid & ~i.ready, passed | taken, 0))
             self.check(m, ~i.valid | ((passed & taken) == 0), f"nobody passes {k} twice")
             self.cover(m, i.valid & (passed.replicate(1) == (1 << inputs) - 1 - (1 << k)))
+
+
+class PassingArbiterIsFair(Harness):
+    """A `PassingArbiter` gives one at a time on, unchanged and at once, stays with what it offers,
+    and lets nobody wait for more than one transfer of each other input."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+    def build(self, m: Module) -> None:
+        inputs = self.inputs
+        m.submodules.dut = dut = PassingArbiter(2, inputs)
+        taken = Cat(self.feed(m, i, f"i_{k}") for k, i in enumerate(dut.i))
+        given = self.drain(m, dut.o, "o")
+        held, source = Signal(), Signal.like(dut.source)
+        m.d.sync += [held.eq(dut.o.valid & ~dut.o.ready), source.eq(dut.source)]
+        self.check(m, (taken & (taken - 1)[:inputs]) == 0, "one at a time")
+        self.check(m, taken.any() == given, "what is given is taken")
+        self.check(m, dut.o.valid == Cat(i.valid for i in dut.i).any(), "offered at once")
+        self.check(m, ~held | (dut.source == source), "what is offered stays")
+        for k, i in enumerate(dut.i):
+            passed = Signal(inputs, name=f"passed_{k}")
+            m.d.sync += passed.eq(Mux(i.valid & ~i.ready, passed | taken, 0))
+            self.check(m, ~taken[k] | ((dut.o.payload == i.payload) & (dut.source == k)),
+                       f"unchanged, and with its source {k}")
+            self.check(m, ~i.valid | ((passed & taken) == 0), f"nobody passes {k} twice")
+            self.cover(m, i.valid & (passed == (1 << inputs) - 1 - (1 << k)))
 
 
 class ArbiterKeepsPackets(Harness):
@@ -232,7 +281,11 @@ PROOFS = [
     *(Proof(name=f"block_queue_{depth}",
             harness=partial(QueueKeepsOrder, depth, block=True),
             depth=2 * depth + 5, slow=depth > 2) for depth in (2, 3, 4)),
+    *(Proof(name=f"passing_queue_{depth}", harness=partial(PassingQueueKeepsOrder, depth),
+            depth=2 * depth + 5, slow=depth > 2) for depth in (2, 3)),
     *(Proof(name=f"arbiter_{inputs}", harness=partial(ArbiterIsFair, inputs),
+            depth=5 + inputs, slow=inputs > 3) for inputs in (2, 3, 5)),
+    *(Proof(name=f"passing_arbiter_{inputs}", harness=partial(PassingArbiterIsFair, inputs),
             depth=5 + inputs, slow=inputs > 3) for inputs in (2, 3, 5)),
     *(Proof(name=f"packet_arbiter_{inputs}",
             harness=partial(ArbiterKeepsPackets, inputs),

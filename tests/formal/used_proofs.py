@@ -5,7 +5,7 @@ from unittest import mock
 
 from amaranth import Module, Mux, Signal
 
-from hw.virtio import used_ring
+from hw.virtio import used_ring, used_waiting, used_writes
 from hw.virtio.used_ring import UsedRing
 from sim.formal import Harness, Proof
 from tests.formal.ring_proofs import advance
@@ -14,14 +14,33 @@ __all__ = ["PROOFS"]
 
 _BASE = 0x123_4560
 _QUEUE = 1
+_WAITING_MAX = 4
+
+
+class _SmallWaiting(used_waiting.UsedWaiting):
+    """Room for fewer chains."""
+
+    def elaborate(self, platform: object) -> Module:
+        with mock.patch.object(used_waiting, "WAITING_MAX", _WAITING_MAX):
+            return super().elaborate(platform)
+
+
+class _SmallWrites(used_writes.UsedWrites):
+    """Room for fewer bursts: of one queue no more than two are on their way here."""
+
+    def elaborate(self, platform: object) -> Module:
+        with mock.patch.object(used_writes, "_BURSTS_MAX", 4), \
+                mock.patch.object(used_writes, "_ON_THE_WAY", 2):
+            return super().elaborate(platform)
 
 
 class _SmallUsedRing(UsedRing):
     """A writer with room for fewer chains and bursts."""
 
     def elaborate(self, platform: object) -> Module:
-        with mock.patch.object(used_ring, "_WAITING_MAX", 4), \
-                mock.patch.object(used_ring, "_BURSTS_MAX", 2):
+        with mock.patch.object(used_ring, "WAITING_MAX", _WAITING_MAX), \
+                mock.patch.object(used_ring, "UsedWaiting", _SmallWaiting), \
+                mock.patch.object(used_ring, "UsedWrites", _SmallWrites):
             return super().elaborate(platform)
 
 
@@ -31,9 +50,9 @@ class ChainsAreUsedOnce(Harness):
     to the driver. A split ring's index is never ahead of its entries.
 
     A transmit queue of up to 4 places (split) or 7 (packed), whole frames, not in order; room for
-    4 chains and 2 bursts; chains that come, and writes that are accepted, at any time; nobody who
-    takes something stalls. The cycles are enough for a burst, from its chains to what is told of
-    it, and for chains that come meanwhile; further ones are only seen to be possible.
+    4 chains and 4 bursts of two; chains that come, and writes that are accepted, at any time;
+    nobody who takes something stalls. The cycles are enough for a burst, from its chains to what
+    is told of it, and for chains that come meanwhile; further ones are only seen to be possible.
     """
 
     def __init__(self, *, packed: bool) -> None:
@@ -50,6 +69,7 @@ class ChainsAreUsedOnce(Harness):
             config.size.eq(size), config.running.eq(1), config.modes.ring_packed.eq(packed),
             config.desc.eq(_BASE), config.device.eq(_BASE),
             dut.segments.ready.eq(1), dut.data.ready.eq(1), dut.published.ready.eq(1),
+            dut.told.ready.eq(1),
         ]
         chain: Any = dut.used_transmit.p
         valid = self.free(1, "valid")
@@ -63,12 +83,12 @@ class ChainsAreUsedOnce(Harness):
         self.assume(m, ~held | (valid & (kept == (identity | (slots << 2)))))
         enters = valid & dut.used_transmit.ready
         accepted = self.free(1, "accepted")
-        m.d.comb += dut.accepted.eq(accepted)
+        m.d.comb += [dut.accepted.eq(accepted), dut.busy.eq(self.free(1, "busy"))]
 
         # Some chain, by number.
         number = self.fixed(m, 3, "number")
         given, written, told = Signal(5), Signal(5), Signal(5)
-        its_id, its_slots = Signal(2), Signal(3)
+        its_id = Signal(2)
         open_places = Signal(6)  # given, and the driver does not know
         published = dut.published.valid
         news: Any = dut.published.p
@@ -80,48 +100,58 @@ class ChainsAreUsedOnce(Harness):
         self.assume(m, ~enters | ((slots != 0) if packed else 1))
         self.assume(m, ~enters | (open_places + chain.slots <= size))  # a driver has no more
         with m.If(enters & (given == number)):
-            m.d.sync += [its_id.eq(identity), its_slots.eq(slots if packed else 1)]
+            m.d.sync += its_id.eq(identity)
 
         segment: Any = dut.segments.p
         beat: Any = dut.data.p
         position = Signal(16)  # of what is told next
         groups, groups_accepted, bursts = Signal(6), Signal(6), Signal(6)
         writes = dut.segments.valid
+        upper = Signal()  # the second beat of a write
         self.assume(m, ~accepted | (groups != groups_accepted))
-        m.d.sync += [groups.eq(groups + writes), groups_accepted.eq(groups_accepted + accepted),
+        m.d.sync += [upper.eq(writes & (segment.length > dut.lanes)),
+                     groups.eq(groups + (dut.data.valid & beat.last)),
+                     groups_accepted.eq(groups_accepted + accepted),
                      bursts.eq(bursts + published)]
-        self.check(m, dut.data.valid == writes, "bytes with the write")
-        self.check(m, ~writes | (segment.last & beat.last
-                                 & (segment.length + beat.empty == dut.lanes)), "as many")
+        self.check(m, dut.data.valid == (writes | upper), "bytes with the write")
+        self.check(m, ~(writes & upper), "one write at a time")
+        self.check(m, ~writes | (segment.last & (beat.last == (segment.length <= dut.lanes))),
+                   "a write ends with its bytes")
+        self.check(m, ~upper | (beat.last & (beat.empty == 0)), "two beats at most")
+        self.check(m, ~writes | (segment.length + beat.empty
+                                 == Mux(beat.last, dut.lanes, 2 * dut.lanes)), "as many")
         count = Signal(3)
-        with m.If(writes & (count != 0)):
+        with m.If(dut.data.valid):
             m.d.sync += written.eq(written + count)
         if packed:
-            place = Signal(16)  # of what is written next, unless its chain has several places
-            m.d.comb += count.eq(writes)
-            entry_id = beat.data[96:112]
-            self.check(m, ~writes | (segment.length == 16), "a descriptor")
-            with m.If(writes & (written == number)):
-                m.d.sync += place.eq(advance(m, place, its_slots, size, "behind"))
-            offset = Signal(64)
-            m.d.comb += offset.eq(segment.address - _BASE)
-            # Of the first two the places are known here.
-            self.check(m, ~(writes & (written == 0)) | (offset == 0), "the first one's place")
-            self.check(m, ~(writes & (written == 1) & (number == 0))
-                       | (offset == place[:15] << 4), "the second one's place")
-            self.check(m, ~writes | (beat.data[127] == beat.data[119]), "marked as used")
-            self.check(m, ~(writes & (written == 0)) | beat.data[127], "in the first lap")
-            ours = writes & (written == number)
-            self.check(m, ~ours | (entry_id == its_id), "its own id")
-            self.check(m, ~(published & (told == number)) | (news.slots == its_slots),
-                       "its own places")
-            self.check(m, ~published | (news.count == 1), "one each")
+            entering = Signal(16)  # place and lap of what is given next
+            its_place, its_end = Signal(16), Signal(16)
+            behind = advance(m, entering, slots, size, "behind")
+            with m.If(enters):
+                m.d.sync += entering.eq(behind)
+                with m.If(given == number):
+                    m.d.sync += [its_place.eq(entering), its_end.eq(behind)]
+            m.d.comb += count.eq(dut.data.valid)  # a beat is a descriptor
+            at = Signal(64)
+            here = Signal(64)
+            m.d.sync += at.eq(segment.address)
+            m.d.comb += here.eq(Mux(upper, at + 16, segment.address))
+            ours = dut.data.valid & (written == number)
+            self.check(m, ~ours | (here == _BASE + (its_place[:15] << 4)), "in its place")
+            self.check(m, ~ours | (beat.data[127] == ~its_place[15]), "in its lap")
+            self.check(m, ~ours | (beat.data[127] == beat.data[119]), "marked as used")
+            self.check(m, ~ours | (beat.data[96:112] == its_id), "its own id")
+            self.check(m, ~published | (news.count != 0), "someone is told of")
+            self.check(m, ~(published & (told + news.count == number + 1))
+                       | (news.index == its_end), "the position is behind it")
             self.check(m, ~published
                        | (news.index == advance(m, position, news.slots, size, "after")),
                        "the position moves by its places")
             m.d.sync += position.eq(Mux(published, news.index, position))
             self.check(m, ~published | (groups_accepted > bursts), "after the acceptance")
-            self.cover(m, published & (told == 1) & (number == 1) & news.index[15])
+            self.cover(m, published & (news.count == 2) & news.index[15] & (its_id == 3)
+                       & (number == 1))
+            self.cover(m, published & (told != 0) & news.index[15])
         else:
             index = writes & (segment.length == 2)
             m.d.comb += count.eq(Mux(index, 0, segment.length >> 3))
@@ -142,6 +172,7 @@ class ChainsAreUsedOnce(Harness):
             self.check(m, ~published | (groups_accepted > (bursts << 1) + 1),
                        "after the acceptance")
             self.cover(m, published & (news.count == 2) & (number == 1) & (its_id == 3))
+            self.cover(m, published & (told == 1) & (news.count == 2) & (size == 4))
         m.d.sync += told.eq(told + Mux(published, news.count, 0))
         self.check(m, ~writes | (written + count <= given), "written once")
         self.check(m, ~published | ((told + news.count <= written) & (news.queue == _QUEUE)),
@@ -149,8 +180,8 @@ class ChainsAreUsedOnce(Harness):
 
 
 PROOFS = [
-    Proof(name="used_split", harness=lambda: ChainsAreUsedOnce(packed=False), depth=16, cover=22,
+    Proof(name="used_split", harness=lambda: ChainsAreUsedOnce(packed=False), depth=20, cover=22,
           slow=True),
-    Proof(name="used_packed", harness=lambda: ChainsAreUsedOnce(packed=True), depth=16, cover=26,
+    Proof(name="used_packed", harness=lambda: ChainsAreUsedOnce(packed=True), depth=18, cover=20,
           slow=True),
 ]
