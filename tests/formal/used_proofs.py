@@ -108,8 +108,9 @@ class ChainsAreUsedOnce(Harness):
         groups, groups_accepted, bursts = Signal(6), Signal(6), Signal(6)
         writes = dut.segments.valid
         upper = Signal()  # the second beat of a write
+        length = Signal.like(segment.length)  # of that write
         self.assume(m, ~accepted | (groups != groups_accepted))
-        m.d.sync += [upper.eq(writes & (segment.length > dut.lanes)),
+        m.d.sync += [upper.eq(writes & (segment.length > dut.lanes)), length.eq(segment.length),
                      groups.eq(groups + (dut.data.valid & beat.last)),
                      groups_accepted.eq(groups_accepted + accepted),
                      bursts.eq(bursts + published)]
@@ -117,9 +118,10 @@ class ChainsAreUsedOnce(Harness):
         self.check(m, ~(writes & upper), "one write at a time")
         self.check(m, ~writes | (segment.last & (beat.last == (segment.length <= dut.lanes))),
                    "a write ends with its bytes")
-        self.check(m, ~upper | (beat.last & (beat.empty == 0)), "two beats at most")
-        self.check(m, ~writes | (segment.length + beat.empty
-                                 == Mux(beat.last, dut.lanes, 2 * dut.lanes)), "as many")
+        self.check(m, ~upper | (beat.last & (length + beat.empty == 2 * dut.lanes)),
+                   "two beats at most")
+        self.check(m, ~writes | Mux(beat.last, segment.length + beat.empty == dut.lanes,
+                                    beat.empty == 0), "as many")
         count = Signal(3)
         with m.If(dut.data.valid):
             m.d.sync += written.eq(written + count)
@@ -154,17 +156,17 @@ class ChainsAreUsedOnce(Harness):
             self.cover(m, published & (told != 0) & news.index[15])
         else:
             index = writes & (segment.length == 2)
-            m.d.comb += count.eq(Mux(index, 0, segment.length >> 3))
+            comes = dut.data.valid & ~index
+            m.d.comb += count.eq((dut.lanes - beat.empty) >> 3)  # in this beat; of an index, none
             self.check(m, ~index | ((segment.address == _BASE + 2)
                                     & (beat.data[:16] == written)), "the index is that of entries")
-            self.check(m, ~writes | index | ((segment.length == 8) | (segment.length == 16)),
-                       "entries")
+            self.check(m, ~writes | index | (segment.length[:3] == 0), "entries")
             self.check(m, ~writes | index
                        | (segment.address == _BASE + 4 + ((written & (size - 1)) << 3)),
                        "in their place")
-            self.check(m, ~(writes & ~index & (written == number)) | (beat.data[:16] == its_id),
+            self.check(m, ~(comes & (written == number)) | (beat.data[:16] == its_id),
                        "its own id")
-            self.check(m, ~(writes & ~index & (count == 2) & (written + 1 == number))
+            self.check(m, ~(comes & (count == 2) & (written + 1 == number))
                        | (beat.data[64:80] == its_id), "its own id, as the second")
             self.check(m, ~published | ((news.count != 0) & (news.slots == news.count)
                                         & (news.index == told + news.count)),
@@ -173,8 +175,9 @@ class ChainsAreUsedOnce(Harness):
                        "after the acceptance")
             self.cover(m, published & (news.count == 2) & (number == 1) & (its_id == 3))
             self.cover(m, published & (told == 1) & (news.count == 2) & (size == 4))
+            self.cover(m, published & (news.count == 3))
         m.d.sync += told.eq(told + Mux(published, news.count, 0))
-        self.check(m, ~writes | (written + count <= given), "written once")
+        self.check(m, ~dut.data.valid | (written + count <= given), "written once")
         self.check(m, ~published | ((told + news.count <= written) & (news.queue == _QUEUE)),
                    "told of once")
 
