@@ -29,7 +29,18 @@ class Reason:
     words: str
 
 
-REASONS: tuple[Reason, ...] = ()
+REASONS: tuple[Reason, ...] = (
+    Reason(lambda row: row["direction"] == "duplex" and row["queues"] == 16,
+           "Sixteen queues, both ways, small frames: the request bus is full. Beyond what the "
+           "limit counts stand a read of the driver's suppression field for each burst of used "
+           "entries, and the looks at each ring that find nothing new."),
+    Reason(lambda row: (row["direction"], row["ring"], row["queues"]) == ("tx", "packed", 4),
+           "Packed rings of four queues: the completion bus is full, and half of the places that "
+           "are read are read in vain."),
+    Reason(lambda row: (row["direction"], row["ring"], row["batch"]) == ("tx", "packed", 1),
+           "A packet a doorbell in a packed ring: looks ahead begin anew, with few places, "
+           "whenever one of them finds less than it asks for."),
+)
 """What holds the card, as was found by its counters (``rq_beats`` and others of the engine)."""
 
 
