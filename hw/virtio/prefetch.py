@@ -84,10 +84,9 @@ class Prefetch(wiring.Component):
     After a reset of the card each queue needs a command with ``reset`` before it runs, as
     memories are not reset. When the card is configured they are in that state, at position 0.
 
-    | Latency without stalls, from an answer to what follows: index to ring read 7 cycles, entry to
-      descriptor read 9, descriptor to ``ready`` 11; doorbell to index read 11; take to chain 5.
+    | Latency: that of its parts; `available_ring`, `chain_publish` and `chain_take` tell theirs.
     | Throughput: a ring entry, a descriptor, and an announced chain a cycle, and about 4 cycles a
-      burst of 32; a take every 2 cycles; a look at a ring every 5 to 8.
+      burst of 32; a take every 2 cycles; an event of a ring a cycle.
     | Storage: about 135 + 5 * log2(size) bits for each entry of the largest size of each queue, and
       90 + 2 * log2(cells) for each of its cells.
 

@@ -46,6 +46,7 @@ class ToldPositions(wiring.Component):
     ----------
     sizes
         Sizes of the prefetcher.
+
     Members
     -------
     doorbells : In(stream.Signature(DoorbellLayout()))
