@@ -14,6 +14,7 @@ from hw.pcie.dma_read import DmaRead
 from hw.pcie.dma_write import DmaWrite
 from hw.pcie.mmio_router import MmioRouter
 from hw.pcie.msix import MsixTable
+from hw.pcie.payload_balance import PayloadBalance
 from hw.pcie.requester import Requester
 from hw.pcie.types import CompletionHeader, CreditLayout, InterruptLayout, RequestHeader, TlpLayout
 from hw.stream.arbiter import PassingArbiter, StreamArbiter
@@ -188,6 +189,7 @@ class SmartNic(wiring.Component):
         m.submodules.dma_write = dma_write = DmaWrite(
             lanes, clients=6, functions=config.functions,
             max_payload_bytes=config.max_payload_bytes)
+        m.submodules.balance = balance = PayloadBalance(lanes, GATHER_CONTEXT_BITS)
         m.submodules.requester = requester = Requester(lanes, functions=config.functions)
         m.submodules.counting = counting = Counting(stride=stride, cells=egress_pool.cells)
         m.submodules.moderation = moderation = ModerationSettings(queues)
@@ -362,10 +364,16 @@ class SmartNic(wiring.Component):
 
         # --- DMA. ---------------------------------------------------------------------------------
 
+        link(transmit.reads, balance.i)
+        m.d.comb += [
+            balance.write_goes.eq(receive.write_segments.valid & receive.write_segments.ready),
+            balance.write_waits.eq(receive.write_segments.valid & ~receive.write_segments.ready),
+            balance.write_length.eq(receive.write_segments.p.length),
+        ]
         for number, (requests, answers) in enumerate((
                 (receive_prefetch.reads, receive_prefetch.read_answers),
                 (transmit_prefetch.reads, transmit_prefetch.read_answers),
-                (transmit.reads, transmit.read_answers),
+                (balance.o, transmit.read_answers),
                 (notification.reads, notification.read_answers),
                 (control_queue.reads, control_queue.read_answers))):
             link(requests, getattr(dma_read, f"requests_{number}"))
