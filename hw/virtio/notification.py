@@ -41,7 +41,7 @@ class _StateLayout(data.StructLayout):
     ======== ==== ==========================================================================
     reading  1    A read is in flight
     again    1    Places were published since it was asked for: the next decides about those.
-                  Without ``reading``: they are held back
+                  Without ``reading``: they are held back, or others follow at once
     wrapped  1    They are 2^16 or more
     index    16   The used position when it was asked for
     count    16   The places before ``index`` that its answer decides about
@@ -78,6 +78,9 @@ class Notification(wiring.Component):
     flags are ENABLE, DISABLE, or, with ``event_idx``, DESC: then an answer decides in the same way
     whether the place it names, in the lap it names, is among those that were published. The
     reserved value counts as ENABLE, as does DESC without the feature: no interrupt is lost.
+
+    A burst that another one ``follows`` leaves it at that, if the one before did not: its entries
+    count with the next.
 
     *Moderation* (NET-COAL-07, 08; IMP-NET-COAL-01 to 03): of a queue with settings nothing is read
     until ``max_packets`` chains were published or the first of them is ``max_usecs`` old; then the
@@ -169,6 +172,7 @@ class Notification(wiring.Component):
         count = Signal(16)  # chains
         slots = Signal(16)  # and their places
         index = Signal(16)
+        follows = Signal()
         error = Signal(ReadError)
         event = Signal(16)  # or the flags
         flags = Signal(2)   # of a packed ring
@@ -231,12 +235,14 @@ class Notification(wiring.Component):
         chains = Signal(17)
         held = Signal()
         slow = Signal()
+        leaves_it = Signal()
         behind = Signal(16)  # entries from the one behind used_event to the newest that counts here
         m.d.comb += [
             later.eq(found.later + slots),
             chains.eq(found.chains + count),
             held.eq(found.again & ~found.reading),
             slow.eq(held | limits.on & ~found.reading),
+            leaves_it.eq(follows & ~found.reading & ~slow),
         ]
         # The same for a packed ring: from place to place, then with the laps that lie between.
         apart = Signal(signed(17))
@@ -271,6 +277,7 @@ class Notification(wiring.Component):
                     m.d.sync += [
                         count.eq(self.published.p.count), slots.eq(self.published.p.slots),
                         index.eq(self.published.p.index), visit_turn.eq(1),
+                        follows.eq(self.published.p.follows),
                     ]
                     m.next = "PUBLISHED"
                 with m.Elif(moderation.visits.valid):
@@ -282,8 +289,8 @@ class Notification(wiring.Component):
             with m.State("PUBLISHED"):
                 keep_context()
                 m.d.comb += [
-                    next_state.reading.eq(1),
-                    next_state.again.eq(found.reading),
+                    next_state.reading.eq(~leaves_it),
+                    next_state.again.eq(found.reading | leaves_it),
                     next_state.index.eq(Mux(found.reading, found.index, index)),
                     next_state.count.eq(Mux(found.reading, found.count, slots)),
                     next_state.later.eq(Mux(found.again, later, slots)),
@@ -306,6 +313,8 @@ class Notification(wiring.Component):
                 with m.Elif(slow):
                     m.d.sync += state.eq(next_state)
                     m.next = "WEIGH"
+                with m.Elif(leaves_it):
+                    m.next = "GIVE-BACK"
             with m.State("EVENT-READ"):
                 go_to_event()
                 m.next = "READ"

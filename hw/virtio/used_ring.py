@@ -19,6 +19,7 @@ from hw.virtio.types import (
     QueueLayout,
     UsedLayout,
 )
+from hw.virtio.used_follow import UsedFollow
 from hw.virtio.used_packed import PackedBurst
 from hw.virtio.used_split import SplitBurst
 from hw.virtio.used_types import (
@@ -87,7 +88,8 @@ class UsedRing(wiring.Component):
         A write group stands in the order of writes; a pulse each.
     published : Out(stream.Signature(PublishedLayout()))
         After the acceptance of what shows the chains to the driver: a burst's index, or its
-        descriptors. The one who takes it gives the obligations back.
+        descriptors. The one who takes it gives the obligations back. With ``follows`` a chain of
+        the queue waits already, and another one of these is sure to come.
     busy : In(1)
         Writes are on their way: what leaves now waits behind them, or makes others wait.
     commands : In(stream.Signature(QueueCommandLayout()))
@@ -147,6 +149,7 @@ class UsedRing(wiring.Component):
         m.submodules.split = split = SplitBurst(row)
         m.submodules.packed = packed = PackedBurst(row)
         m.submodules.writes = writes = UsedWrites(self.lanes, self.numbers)
+        m.submodules.follow = follow = UsedFollow()
         connect_streams(m, flipped(self.used_transmit), waiting.used_transmit)
         connect_streams(m, flipped(self.used_receive), waiting.used_receive)
         connect_streams(m, waiting.dirty, adders.i[0])
@@ -320,6 +323,13 @@ class UsedRing(wiring.Component):
             self.commands.ready.eq(~(looked | gathers | cuts | ends)),
             clear.eq(self.commands.valid & self.commands.ready & self.commands.p.reset),
             leaves.eq(ends & advance),
+            follow.comes.eq(waiting.comes & waiting.whole),
+            follow.coming.eq(waiting.dirty.payload),
+            follow.leaves.eq(leaves),
+            follow.leaving.eq(end_queue),
+            follow.all.eq(~burst.writes.more),
+            follow.queue.eq(writes.telling),
+            writes.follows.eq(follow.follows),
             left_now.eq(burst.count),
             behind.eq(end_index + burst.count),
             queue.eq(Mux(clear, self.commands.p.queue, end_queue)),

@@ -32,11 +32,12 @@ class PublishedLayout(data.StructLayout):
     slots   16   Places by which the ring's used position moved; of a split ring ``count``
     index   16   That position: what was written to the used ring's idx, or a packed ring's
                  lap (bit 15) and place
+    follows 1    Another burst of the queue follows soon
     ======= ==== ===========================================================================
     """
 
     def __init__(self) -> None:
-        super().__init__({"queue": QUEUE_BITS, "count": 16, "slots": 16, "index": 16})
+        super().__init__({"queue": QUEUE_BITS, "count": 16, "slots": 16, "index": 16, "follows": 1})
 
 
 class WaitingLayout(data.StructLayout):

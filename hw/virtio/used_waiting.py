@@ -61,9 +61,9 @@ class UsedWaiting(wiring.Component):
     clear : In(1)
         ``leaving_queue`` begins again from ``gone``; nothing of it waits.
     stuck : Out(1)
-        A chain finds no room.
-    comes : Out(1)
-        A chain was taken in.
+        A chain finds no room; a cycle late.
+    comes, whole : Out(1)
+        A chain was taken in (of the queue on ``dirty``), maybe the last one of its frame.
     """
 
     used_transmit: stream.Interface
@@ -82,6 +82,7 @@ class UsedWaiting(wiring.Component):
     clear: Signal
     stuck: Signal
     comes: Signal
+    whole: Signal
 
     def __init__(self, queues: int, row: int) -> None:
         self.queues = queues
@@ -103,6 +104,7 @@ class UsedWaiting(wiring.Component):
             "clear": In(1),
             "stuck": Out(1),
             "comes": Out(1),
+            "whole": Out(1),
         })
 
     def elaborate(self, platform: object) -> Module:
@@ -123,7 +125,7 @@ class UsedWaiting(wiring.Component):
         chain: Any = Signal(UsedLayout(), reset_less=True)
         chain_valid = Signal()
         so_far: Any = finished.read_data
-        waiting = Signal(16)
+        waiting = Signal((WAITING_MAX).bit_length())
         stored = Signal()
         places = Signal(16)
         room = Signal()
@@ -132,17 +134,18 @@ class UsedWaiting(wiring.Component):
             written_copy.read_address.eq(arbiter.o.p.queue),
             waiting.eq(so_far.chains - written_copy.read_data),
             places.eq(so_far.sum + chain.slots),
-            room.eq(waiting < WAITING_MAX),
-            self.stuck.eq(chain_valid & ~room),
+            room.eq(~waiting[-1]),  # no more than that ever wait
             self.dirty.payload.eq(chain.queue),
             self.dirty.valid.eq(chain_valid & room),
             # `clear` has the write ports in its cycle.
             stored.eq(self.dirty.valid & self.dirty.ready & ~self.clear),
             self.comes.eq(stored),
+            self.whole.eq(~chain.more),
             arbiter.o.ready.eq(~chain_valid | stored),
             finished.read_enable.eq(arbiter.o.valid & arbiter.o.ready),
             written_copy.read_enable.eq(finished.read_enable),
         ]
+        m.d.sync += self.stuck.eq(chain_valid & ~room)
         with m.If(arbiter.o.ready):
             m.d.sync += [chain_valid.eq(arbiter.o.valid), chain.eq(arbiter.o.payload)]
 

@@ -50,6 +50,10 @@ class UsedWrites(wiring.Component):
     accepted : In(1)
         A write stands in the order of writes; a pulse each.
     published : Out(stream.Signature(PublishedLayout()))
+    telling : Out(QUEUE_BITS)
+        The queue that is told of.
+    follows : In(1)
+        Another burst of it is sure to come.
     again : Out(stream.Signature(QUEUE_BITS))
         There is more of this queue.
     """
@@ -60,6 +64,8 @@ class UsedWrites(wiring.Component):
     data: stream.Interface
     accepted: Signal
     published: stream.Interface
+    telling: Signal
+    follows: Signal
     again: stream.Interface
 
     def __init__(self, lanes: int, numbers: QueueNumbers) -> None:
@@ -73,6 +79,8 @@ class UsedWrites(wiring.Component):
             "data": Out(stream.Signature(BeatLayout(lanes))),
             "accepted": In(1),
             "published": Out(stream.Signature(PublishedLayout())),
+            "telling": Out(QUEUE_BITS),
+            "follows": In(1),
             "again": Out(stream.Signature(QUEUE_BITS)),
         })
 
@@ -138,6 +146,8 @@ class UsedWrites(wiring.Component):
         leaves = Signal()
         stands = Signal()
         gone = Signal(2)
+        stalled = Signal()  # what was offered, and not taken, stays as it is
+        followed = Signal()
         burst: Any = bursts.o.p
         m.d.comb += [
             self.room.eq(bursts.level <= _BURSTS_MAX - _ON_THE_WAY),
@@ -146,11 +156,17 @@ class UsedWrites(wiring.Component):
             bursts.i.p.tells.eq(self.i.p.tells),
             bursts.i.p.two.eq(self.i.p.two),
             stands.eq(bursts.o.valid & ((pulses > 1) | (pulses[0] & ~burst.two))),
+            self.telling.eq(burst.published.queue),
             self.published.payload.eq(burst.published),
+            self.published.p.follows.eq(Mux(stalled, followed, self.follows)),
             self.published.valid.eq(stands & burst.tells),
             leaves.eq(stands & (self.published.ready | ~burst.tells)),
             bursts.o.ready.eq(leaves),
             gone.eq(Mux(leaves, Mux(burst.two, 2, 1), 0)),
         ]
-        m.d.sync += pulses.eq(pulses + self.accepted - gone)
+        m.d.sync += [
+            pulses.eq(pulses + self.accepted - gone),
+            stalled.eq(self.published.valid & ~self.published.ready),
+            followed.eq(self.published.p.follows),
+        ]
         return m

@@ -128,14 +128,22 @@ class Driver:
         wrap_counter = laps % 2 == 0
         return place | wrap_counter << 15
 
-    def publish(self, queue: int, count: int, slots: int = 0) -> None:
+    def publish(self, queue: int, count: int, slots: int = 0, follows: bool = False) -> None:
         slots = slots or count
         self.owed[queue] += count
         self.placed[queue] += slots
         word = self.word(queue, self.placed[queue])
         self.published.send({
             "queue": queue, "count": count, "slots": slots,
-            "index": word ^ 1 << 15 if self.packed(queue) else word})
+            "index": word ^ 1 << 15 if self.packed(queue) else word, "follows": int(follows)})
+
+    async def publish_several(self, dut: Any, queue: int, count: int, rng: random.Random,
+                              slots: int = 0) -> None:
+        """Maybe a few bursts, each of which another one follows."""
+        for _ in range(rng.choice([0, 0, 0, 1, 2, 3])):
+            self.publish(queue, 1, follows=True)
+            await cycles(dut, rng.choice([0, 1, 5, 30]))
+        self.publish(queue, count, slots)
 
     def moderate(self, queue: int, max_packets: int, max_usecs: int) -> None:
         self.moderation.send(
@@ -235,7 +243,7 @@ async def what_is_published_is_told(dut: Any, stalls: bool) -> None:
         for _ in range(rng.randint(1, 6)):
             queue = rng.choice(QUEUES)
             named.add(queue)
-            driver.publish(queue, rng.randint(1, 8))
+            await driver.publish_several(dut, queue, rng.randint(1, 8), rng)
             await cycles(dut, rng.choice([0, 1, 7, 40]))
         await cycles(dut, 300)
         for queue in QUEUES:
@@ -259,6 +267,39 @@ async def one_read_is_in_flight(dut: Any, event_idx: bool) -> None:
     assert driver.server.groups == 2
     assert driver.interrupts[2] == driver.status == (1 if event_idx else 2)
     driver.settled()
+
+
+@cocotb.test
+@cocotb.parametrize(packed=[False, True], event_idx=[False, True])
+async def what_follows_is_waited_for(dut: Any, packed: bool, event_idx: bool) -> None:
+    """A burst that another one follows is left to that one; but not two in a row."""
+    driver = Driver(dut, False, (10, 10))
+    await reset(dut)
+    for moderated in (False, True):
+        if moderated:  # then packets and time decide alone
+            driver.moderate(2, 6, 1000)
+            await driver.moderation.drain()
+        driver.start(2, 4, event_idx, packed)
+        driver.flags[2] = DESC * packed * event_idx
+        driver.event[2] = driver.word(2, 5)  # among those of the first burst
+        before, reads = driver.interrupts[2], driver.server.groups
+        driver.publish(2, 3, follows=True)
+        await cycles(dut, 100)
+        assert driver.server.groups == reads
+        assert driver.owed[2] == 1  # what is left has one obligation
+        driver.publish(2, 2, follows=True)
+        await cycles(dut, 100)
+        assert driver.server.groups == reads + (not moderated)
+        driver.publish(2, 1)
+        await cycles(dut, 100)
+        assert driver.interrupts[2] == before + (1 if event_idx or moderated else 2)
+        driver.settled()
+        driver.start(0, 7, event_idx, packed)
+        driver.publish(0, 1)  # others are told of meanwhile
+        await cycles(dut, 100)
+        driver.settled()
+    driver.moderate(2, 0, 0)
+    await driver.moderation.drain()
 
 
 @cocotb.test
@@ -330,9 +371,10 @@ async def the_event_decides(dut: Any, stalls: bool) -> None:
                     driver.flags[queue] = rng.choice([ENABLE, DISABLE, DESC, DESC, DESC, RESERVED])
             elif driver.packed(queue):
                 count = rng.randint(1, 8)
-                driver.publish(queue, count, count + rng.choice([0, 0, 3]))
+                await driver.publish_several(dut, queue, count, rng,
+                                             count + rng.choice([0, 0, 3]))
             else:
-                driver.publish(queue, rng.randint(1, 8))
+                await driver.publish_several(dut, queue, rng.randint(1, 8), rng)
             await cycles(dut, rng.choice([0, 1, 7, 20, 60]))
         await cycles(dut, 400)
         driver.settled()
@@ -418,7 +460,7 @@ async def interrupts_are_moderated(dut: Any, stalls: bool, seed: int) -> None:
             driver.asked[queue].clear()
         await driver.moderation.drain()
         for _ in range(40):
-            driver.publish(rng.choice(QUEUES), rng.randint(1, 4))
+            await driver.publish_several(dut, rng.choice(QUEUES), rng.randint(1, 4), rng)
             await cycles(dut, rng.choice([0, 3, 20, 100]))
         await cycles(dut, 60 * CYCLES_A_MICROSECOND + 2 * slack)
         driver.settled()

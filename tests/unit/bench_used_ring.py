@@ -44,6 +44,8 @@ class Host:
         self.data = PacketSink(dut, "data", BeatLayout(LANES), pace(stalls, 12))
         StreamSink(dut, "published", PublishedLayout(), pace(stalls, 13), self._published)
         self.announced: dict[int, int] = defaultdict(int)
+        self.promised: set[int] = set()  # queues of which another burst follows
+        self.promises = 0
         self.indices: dict[int, deque[tuple[int, int, int]]] = defaultdict(deque)
         self.accept = pace(stalls, accept_seed)
         self.rings: dict[int, dict[int, bytes]] = defaultdict(dict)
@@ -107,6 +109,13 @@ class Host:
         found = event["index"], event["count"], event["slots"]
         assert found == self.indices[queue].popleft()
         self.announced[queue] += event["count"]
+        self._promise(event)
+
+    def _promise(self, event: dict[str, int]) -> None:
+        self.promised.discard(event["queue"])
+        if event["follows"]:
+            self.promised.add(event["queue"])
+            self.promises += 1
 
 
 async def start(dut: Any, stalls: bool = False, accept_seed: int = 1) -> Host:
@@ -149,6 +158,7 @@ async def every_chain_is_used_once_in_order(dut: Any, stalls: bool) -> None:
         await until(dut, lambda: host.seen == sent)
         await cycles(dut, 60)
         assert host.announced == {queue: len(chains) for queue, chains in sent.items()}
+        assert not host.promised
         assert not any(host.indices.values())
         # A reset starts every ring again from 0.
         for queue in SIZES:
@@ -205,6 +215,7 @@ async def bursts_grow_with_the_load(dut: Any) -> None:
     taken = (cocotb.utils.get_sim_time("ns") - began) / 4
     dut._log.info("%.2f cycles a chain, %d cycles of latency", taken / 200, latency)
     row = LANES // 8
+    assert host.promises > 200 / (2 * row) / 2, "the bursts of a flood follow one another"
     assert taken / 200 <= max(2.2, 7.5 / row), taken / 200
     assert max(host.bursts) >= (row + 1) // 2
 
@@ -501,6 +512,7 @@ class Rings(Host):
         found = event["index"], event["count"], event["slots"]
         assert found == self.expected[event["queue"]].popleft()
         self.published_chains += event["count"]
+        self._promise(event)
 
 
 async def start_rings(dut: Any, stalls: bool, seed: int) -> Rings:
@@ -546,7 +558,7 @@ async def rings_of_every_kind(dut: Any, stalls: bool, seed: int) -> None:
         await until(dut, lambda total=total: host.published_chains == total)
         await cycles(dut, 40)
         assert host.published_chains == total
-        assert not any(host.expected.values()) and not host.due
+        assert not any(host.expected.values()) and not host.due and not host.promised
         for ring in host.queues:
             ring.settled()
         await host.check_positions()
