@@ -25,7 +25,7 @@ from hw.wire.types import ArrivalLayout, FrameHandle, HeadSignature, PoolReadLay
 
 __all__ = ["Deliver", "DeliveryLayout", "DropReason", "DroppedLayout"]
 
-_BURST = 16        # most frames of a queue in a row
+_BURST = 32        # most frames of a queue in a row
 _MATCHING_MAX = 16 # frames between their queue and their chain
 _COUNT_BITS = 16
 _BYTES_BITS = _COUNT_BITS + LENGTH_BITS - 1  # of all chains of a queue
