@@ -18,7 +18,9 @@ class Shape:
     segments: tuple[int, int] = (1, 1)
     """Fewest and most descriptors of a chain; cut at random places."""
     offsets: tuple[int, int] = (0, 0)
-    """Smallest and largest distance of a piece from a 64-byte line, at random."""
+    """Smallest and largest distance of a piece from such a place, at random."""
+    align: int = 64
+    """Where pieces are placed from: multiples of so many bytes, a power of two."""
 
 
 class Buffer:
@@ -70,7 +72,7 @@ def make_buffer(port: HostPort, size: int, shape: Shape, rng: random.Random, *, 
     pieces = []
     for start, stop in zip([0, *cuts], [*cuts, size], strict=True):
         offset = rng.randint(*shape.offsets)
-        memory = port.allocate(offset + stop - start, align=64, name=name,
+        memory = port.allocate(offset + stop - start, align=shape.align, name=name,
                                device_reads=device_reads, device_writes=device_writes)
         pieces.append((memory, offset, stop - start))
     return Buffer(pieces)

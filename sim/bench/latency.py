@@ -16,6 +16,7 @@ from sim.bench.points import Abilities
 from sim.bench.throughput import Spent, abilities, cycles_of, engine_options
 from sim.native.bring_up import NativeCard, open_card
 from sim.native.library import TLP
+from sw_driver.buffers import Shape
 from sw_driver.layouts import Feature
 from sw_driver.net import NetOptions, without
 from sw_driver.ring import Ring
@@ -29,6 +30,7 @@ _LINK = "gen3x16"
 _SETTLE_CYCLES = 4000
 _AFTER_CYCLES = 3000
 _RECEIVE, _TRANSMIT = 0, 1
+_ALIGN = 128  # of buffers: none crosses a page, which would take two reads
 _USED_INDEX = 2  # offset in the used ring
 _DESCRIPTOR_BYTES = 16
 _CQ, _RQ, _RC = 0, 2, 3  # channels of the log
@@ -145,7 +147,8 @@ def latencies(config: NicConfig, *, seed: int, spent: Spent) -> Iterator[dict[st
     for case in _cases(abilities(config)):
         options = engine_options(config, link=_LINK, rtt_ns=case.rtt_ns, seed=seed, keep="records")
         net = NetOptions(max_payload=config.max_payload_bytes, max_read=config.max_read_bytes,
-                         suppress=False, features=case.features)
+                         suppress=False, features=case.features,
+                         transmit_shape=Shape(align=_ALIGN), receive_shape=Shape(align=_ALIGN))
         with open_card(config, options=options, net=net) as card:
             card.engine.run(_SETTLE_CYCLES)
             _log_of(card)
