@@ -4,12 +4,23 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth import Cat, Module, Mux, Signal, Value
+from amaranth import Cat, Const, Module, Mux, Signal, Value
 from amaranth.hdl import ShapeLike
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["PacketArbiter", "PassingArbiter", "StreamArbiter"]
+__all__ = ["PacketArbiter", "PassingArbiter", "StreamArbiter", "above", "lowest"]
+
+
+def lowest(requests: Value) -> Value:
+    """Keep the lowest bit that is set; without an adder, so with fewer levels."""
+    return Cat(requests[k] & ~requests[:k].any() if k else requests[0]
+               for k in range(len(requests)))
+
+
+def above(one_hot: Value) -> Value:
+    """Set the bits above the one that is set."""
+    return Cat(one_hot[:k].any() if k else Const(0) for k in range(len(one_hot)))
 
 
 class StreamArbiter(wiring.Component):
@@ -68,9 +79,6 @@ class StreamArbiter(wiring.Component):
         out_source = Signal.like(self.source, reset_less=True)
         out_valid = Signal()
 
-        def lowest(requests: Value) -> Value:
-            return requests & (~requests + 1)[:self.inputs]
-
         preferred = Signal(self.inputs)
         m.d.comb += [
             valids.eq(Cat(i.valid for i in self.i)),
@@ -100,8 +108,7 @@ class StreamArbiter(wiring.Component):
                     out_source.eq(select([Value.cast(k) for k in range(self.inputs)])),
                     locked.eq(~self._ends(chosen)),
                     holder.eq(grant),
-                    # Bits above the granted one: (grant - 1) has those below, and grant is its own.
-                    later.eq(~(grant | (grant - 1))),
+                    later.eq(above(grant)),
                 ]
         return m
 
@@ -179,9 +186,6 @@ class PassingArbiter(wiring.Component):
         holder = Signal(self.inputs, reset_less=True)
         grant = Signal(self.inputs)    # one-hot, when anything is valid
 
-        def lowest(requests: Value) -> Value:
-            return requests & (~requests + 1)[:self.inputs]
-
         def select(values: list[Value]) -> Value:
             return reduce(or_, (Mux(grant[k], value, 0) for k, value in enumerate(values)))
 
@@ -198,6 +202,5 @@ class PassingArbiter(wiring.Component):
             m.d.comb += i.ready.eq(self.o.ready & grant[index])
         m.d.sync += waits.eq(self.o.valid & ~self.o.ready)
         with m.If(self.o.valid):
-            # Bits above the granted one: (grant - 1) has those below, and grant is its own.
-            m.d.sync += [holder.eq(grant), later.eq(~(grant | (grant - 1)))]
+            m.d.sync += [holder.eq(grant), later.eq(above(grant))]
         return m

@@ -102,7 +102,9 @@ class ForwardingMemory(wiring.Component):
             write.en.eq(self.write_enable),
             read.addr.eq(self.read_address),
             read.en.eq(self.read_enable),
-            hit.eq(self.write_address == Mux(self.read_enable, self.read_address, address)),
+            # Both are compared: `read_enable` is often late.
+            hit.eq(Mux(self.read_enable, self.write_address == self.read_address,
+                       self.write_address == address)),
         ]
         with m.If(self.read_enable):
             m.d.sync += address.eq(self.read_address)

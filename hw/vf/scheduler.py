@@ -91,6 +91,7 @@ class Scheduler(wiring.Component):
         given = Signal(16)   # the credit that is to be granted from
         granted = Signal(16)
         rest = Signal(16)
+        many = Signal()      # there is a rest
         at_once = Signal()   # nothing waits: what is announced need not either
         m.d.comb += [
             at_once.eq(~waiting.take.valid & (~grant_valid | self.grants.ready)),
@@ -99,8 +100,9 @@ class Scheduler(wiring.Component):
             held.eq(credits.read_data),
             total.eq(held + count),
             given.eq(Mux(adds, total, held)),
-            granted.eq(Mux(given > self.burst, self.burst, given)),
-            rest.eq(given - granted),
+            many.eq(given > self.burst),
+            granted.eq(Mux(many, self.burst, given)),
+            rest.eq(Mux(many, given - self.burst, 0)),
         ]
 
         def look_up(of: Signal) -> None:
@@ -136,7 +138,7 @@ class Scheduler(wiring.Component):
                     # Each time, not only when the credit was zero: the list holds a queue once.
                     # (One that stood there, and has no credit any more, is granted none.)
                     waiting.add.payload.eq(queue >> 1),
-                    waiting.add.valid.eq(~at_once | (rest != 0)),
+                    waiting.add.valid.eq(~at_once | many),
                     credits.write_data.eq(Mux(at_once, rest, total)),
                 ]
                 with m.If(waiting.add.ready | ~waiting.add.valid):
@@ -152,9 +154,9 @@ class Scheduler(wiring.Component):
                 m.d.comb += [
                     credits.write_data.eq(rest),
                     waiting.add.payload.eq(queue >> 1),
-                    waiting.add.valid.eq(rest != 0),
+                    waiting.add.valid.eq(many),
                 ]
-                with m.If(waiting.add.ready | (rest == 0)):
+                with m.If(waiting.add.ready | ~many):
                     m.d.comb += credits.write_enable.eq(1)
                     m.d.sync += [
                         grant.queue.eq(queue),

@@ -227,21 +227,23 @@ class RunMerger(wiring.Component):
                 m.d.sync += [
                     run.count.eq(run.count + 1),
                     run.span.eq(span),
+                    run.reach.eq(Mux(single, step + 1, run.span)),
                     run.step.eq(step),
                     run.down.eq(goes_down),
                     single.eq(0),
                     full.eq(span + step + 1 > BURST_MAX),
                 ]
             with m.Else():
-                m.d.sync += [run.count.eq(1), run.span.eq(1), run.step.eq(0), run.down.eq(0),
-                             single.eq(1), full.eq(0)]
+                m.d.sync += [run.count.eq(1), run.span.eq(1), run.reach.eq(0), run.step.eq(0),
+                             run.down.eq(0), single.eq(1), full.eq(0)]
             # A run is named by its lowest descriptor, and the place of that one.
             with m.If(~joins | goes_down):
                 m.d.sync += [run.descriptor.eq(entry), run.index.eq(index)]
             m.d.sync += [run.member.eq(member), run.order.eq(order), run.lap.eq(lap)]
         with m.If(alone):
             m.d.sync += [
-                run_valid.eq(1), run.count.eq(1), run.span.eq(1), run.step.eq(0), run.down.eq(0),
+                run_valid.eq(1), run.count.eq(1), run.span.eq(1), run.reach.eq(0), run.step.eq(0),
+                run.down.eq(0),
                 run.descriptor.eq(beat.data[:_ENTRY_BITS]), run.index.eq(context.index),
                 run.member.eq(context.member), run.order.eq(context.order),
                 run.lap.eq(context.lap),
@@ -348,6 +350,7 @@ class DescriptorReads(wiring.Component):
         held: Any = Signal(_DescriptorRead(sizes), reset_less=True)
         held_valid = Signal()
         highest = Signal(17, reset_less=True)  # head of a run
+        last_head = Signal(17)
         arrives = Signal()
         moves = Signal()  # what is held goes, or there is nothing
         judged = Signal()      # of what is held: whether there are cells for it
@@ -357,6 +360,7 @@ class DescriptorReads(wiring.Component):
         takes_walk = Signal()
         m.d.comb += [
             arrives.eq((self.runs.valid | self.walks.valid) & moves),
+            last_head.eq(self.runs.p.descriptor + self.runs.p.reach),
             takes_walk.eq(self.walks.valid & ~(runs_first & self.runs.valid)),
         ]
         with m.If(takes_walk):
@@ -386,7 +390,7 @@ class DescriptorReads(wiring.Component):
                 m.d.sync += runs_first.eq(0)
         with m.If(arrives):
             m.d.sync += [held.eq(taken),
-                         highest.eq(taken.descriptor + (taken.span - taken.step - 1))]
+                         highest.eq(Mux(takes_walk, self.walks.p.descriptor, last_head))]
 
         # Whether there are cells for a table that begins: known a cycle later.
         fits = Signal(reset_less=True)

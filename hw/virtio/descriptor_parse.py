@@ -447,7 +447,8 @@ class DescriptorParser(wiring.Component):
             partial.data.segments.eq(write_chain.segments),
             partial.enable.eq(
                 write_valid & write.ends & write.place & (write.found != 0) & advance),
-            advance.eq((~write_fails | told) & (~wants | self.completions.ready)),
+            # Not looked at whether there is a completion at all: that is known late.
+            advance.eq((~write_fails | told) & (~write_valid | self.completions.ready)),
         ]
         with m.If(advance):
             m.d.sync += told.eq(0)

@@ -45,7 +45,7 @@ OPEN_MAX = 320
 """Chains of a queue with INDIRECT_DESC that were fetched and are not complete: when there are so
 many, no more are fetched. A burst may go beyond."""
 
-IN_PIPELINE = 5
+IN_PIPELINE = 6
 """Events of available rings between the look at what has room, and their entry in its count."""
 
 DESCRIPTOR_BYTES = 16
@@ -241,14 +241,14 @@ class IndexAnswerLayout(data.StructLayout):
 class RunLayout(data.StructLayout):
     """Heads at equal distances: ``count`` of them, the lowest number ``descriptor``, the next ones
     each ``step`` + 1 above, of places from ``index`` up (or ``down``). ``span`` descriptors hold
-    them all, with as many behind the last head as behind each other one. The numbers are not
-    checked yet."""
+    them all, with as many behind the last head as behind each other one; that one is ``reach``
+    above the lowest. The numbers are not checked yet."""
 
     def __init__(self, sizes: PrefetchSizes) -> None:
         super().__init__({
             "member": sizes.member_bits, "order": ORDER_BITS, "descriptor": 16,
             "index": sizes.index_bits, "lap": 1, "count": COUNT_BITS, "span": COUNT_BITS,
-            "step": STEP_BITS, "down": 1,
+            "reach": COUNT_BITS, "step": STEP_BITS, "down": 1,
         })
 
 
