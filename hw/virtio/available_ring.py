@@ -9,8 +9,10 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, flipped
 
 from hw.pcie.types import ReadRequestLayout
+from hw.stream.arbiter import lowest
 from hw.stream.connect import connect_streams
 from hw.stream.memory import ForwardingMemory
+from hw.stream.register import SkidRegister
 from hw.virtio.prefetch_types import (
     BURST_MAX,
     IN_PIPELINE,
@@ -36,7 +38,7 @@ from hw.virtio.ring_decision import (
     RingEvent,
     RingState,
 )
-from hw.virtio.ring_issue import RingIssue
+from hw.virtio.ring_issue import IssueLayout, RingIssue
 from hw.virtio.ring_visits import RingVisits
 from hw.virtio.told_positions import ToldPositions
 from hw.virtio.types import (
@@ -82,6 +84,8 @@ class AvailableRing(wiring.Component):
     *EVENT_IDX.* The driver kicks for the entry that avail_event names. Any new entry disarms it, so
     there is nothing to write for silence: the card looks by itself as long as that brings new
     entries, if the first look found many; else it arms again at once, with the fenced look behind.
+    Where looking by itself was in vain it does that from then on, until such a fenced look
+    finds something: so many queues that share the wire cost no looks that find nothing.
 
     *NOTIFICATION_DATA.* A position that is told, and lies ahead by no more than the ring has room
     for, is taken as what a look found. Any other makes a plain kick, and so does one that comes
@@ -105,7 +109,7 @@ class AvailableRing(wiring.Component):
     | Latency: 7 cycles from a doorbell to the read of the index (or of entries, where the position
       was told), 3 from its answer to the read of entries.
     | Throughput: an event a cycle (two for a member), each up to 32 entries.
-    | Storage: 75 bits a member, 34 of what was told, and three lists.
+    | Storage: 77 bits a member, 34 of what was told, and three lists.
 
     Parameters
     ----------
@@ -216,6 +220,9 @@ class AvailableRing(wiring.Component):
         connect_streams(m, flipped(self.doorbells), positions.doorbells)
         connect_streams(m, positions.kicks, visits.kicks)
         connect_streams(m, visits.obligations, flipped(self.obligations))
+        # Where the parts of an issue take their turns is not felt here in the same cycle.
+        m.submodules.ordered = ordered = SkidRegister(IssueLayout(sizes))
+        connect_streams(m, ordered.o, issue.i)
         connect_streams(m, issue.visits, visits.visits)
         connect_streams(m, issue.waits, visits.waits)
         connect_streams(m, issue.forget, positions.forget)
@@ -228,7 +235,7 @@ class AvailableRing(wiring.Component):
         judge_free = Signal()
         decide_free = Signal()
         m.d.comb += [
-            decide_free.eq(~decides | issue.i.ready),
+            decide_free.eq(~decides | ordered.i.ready),
             judge_free.eq(~judges | decide_free),
         ]
         looks = Signal()
@@ -237,7 +244,7 @@ class AvailableRing(wiring.Component):
         judged: Any = Signal(JudgedLayout(sizes), reset_less=True)
         with m.If(decide_free):
             m.d.sync += decides.eq(judges)
-            self._judge(m, event, states, positions, judged)
+        self._judge(m, event, states, positions, judged, free=decide_free)
 
         # The state is written at once, however long the rest takes: so the next event of the
         # member, which comes into judgement when this one has left it, sees it.
@@ -248,9 +255,9 @@ class AvailableRing(wiring.Component):
             states.write_enable.eq(writes),
             states.write_address.eq(judged.member),
             states.write_data.eq(decision.after),
-            issue.i.valid.eq(decides),
+            ordered.i.valid.eq(decides),
         ]
-        self._order(m, judged, decision, issue.i.p)
+        self._order(m, judged, decision, ordered.i.p)
         return m
 
     def _choose(self, m: Module, visits: RingVisits, looks: Signal, *, judges: Signal,
@@ -276,7 +283,7 @@ class AvailableRing(wiring.Component):
         # The event in judgement has not left its state yet.
         wanted = Signal(len(sources))
         grants = Signal(len(sources))
-        m.d.comb += grants.eq(wanted & (~wanted + 1)[:len(sources)])
+        m.d.comb += grants.eq(lowest(wanted))
         chosen_member = Signal(sizes.member_bits)
         words = []
         for index, (source, member, room, event) in enumerate(sources):
@@ -353,8 +360,8 @@ class AvailableRing(wiring.Component):
             m.d.comb += [port.address.eq(member), port.enable.eq(looks)]
 
     def _judge(self, m: Module, event: Any, states: ForwardingMemory, positions: ToldPositions,
-               judged: Any) -> None:
-        """Add up what was looked up."""
+               judged: Any, *, free: Signal) -> None:
+        """Add up what was looked up, and keep it when there is a place (``free``)."""
         config: Any = self.config
         position: Any = self.position
         faulted: Any = self.faulted
@@ -387,55 +394,61 @@ class AvailableRing(wiring.Component):
         ]
         tells = ((kicked | state.told) & (state.flight == 0) & ring.modes.notification_data
                  & told.tells & (ahead <= ring.size))
+        # Up to where the ring was seen to be available one lap ago. Behind that it may still hold
+        # what is two laps old, which looks available.
+        seen = (Mux(state.fetch[15] == state.known[15], ring.size, 0)
+                + packed_place(state.known) - packed_place(state.fetch))
+        unsure = Mux(state.streak != 0, BURST_MAX, FIRST_SLOTS)
+
+        def up_to(places: Value) -> Value:  # found for each before one of them is chosen
+            return Mux(places == 0, unsure, Mux(places < BURST_MAX, places[:6], BURST_MAX))
+
         sure = Mux(tells, Mux(ahead < 1 << SURE_BITS, ahead, (1 << SURE_BITS) - 1), state.sure)
         run_ends = behind < BURST_MAX
-        m.d.sync += [
-            judged.event.eq(event.event),
-            judged.member.eq(event.member),
-            judged.answer.eq(event.answer),
-            judged.silent.eq(event.silent),
-            judged.forget.eq(event.forget),
-            judged.load.eq(event.load),
-            judged.begin.eq(Mux(event.forget, begin, position.data)),
-            judged.alive.eq(ring.running & ~faulted.data),
-            judged.state.eq(state),
-            judged.pending.eq(Mux(packed, 0, known - state.fetch)),
-            judged.delta.eq(event.answer.index - state.known),
-            judged.used.eq(state.known - position.data),
-            judged.size.eq(ring.size),
-            judged.order.eq(_log2(ring.size)),
-            judged.place.eq(place),
-            judged.run.eq(Mux(run_ends, behind[:5] + 1, BURST_MAX)),
-            judged.run_ends.eq(run_ends),
-            judged.sure.eq(sure),
-            judged.want.eq(Mux(sure != 0, Mux(sure < BURST_MAX, sure, BURST_MAX),
-                               Mux(state.streak != 0, BURST_MAX, FIRST_SLOTS))),
-            # Up to where the ring was seen to be available one lap ago. Behind that it may still
-            # hold what is two laps old, which looks available.
-            judged.roomy.eq(Mux(state.fetch[15] == state.known[15], ring.size, 0)
-                            + packed_place(state.known) - packed_place(state.fetch) >= BURST_MAX),
-            judged.held.eq(ring.modes.indirect_desc & (
-                Mux(packed, Mux(state.fetch[15] == limit.data[15], 0, ring.size)
-                    + packed_place(state.fetch) - packed_place(limit.data),
-                    (state.fetch - limit.data)[:16]) >= OPEN_MAX)),
-            judged.packed.eq(packed),
-            judged.by_event.eq(ring.modes.event_idx),
-            judged.indirect.eq(ring.modes.indirect_desc),
-            judged.entries.eq(Mux(packed, ring.desc, ring.driver)
-                              + Mux(packed, place << 4, (place << 1) + _RING_OFFSET)),
-            judged.index.eq(ring.driver + _INDEX_OFFSET),
-            # The size is a power of two: nothing is carried.
-            judged.flag.eq(ring.device + Mux(ring.modes.event_idx & ~packed,
-                                             _RING_OFFSET | Cat(Const(0, 3), ring.size), 0)),
-        ]
-        with m.If(counts):
+        with m.If(free):
             m.d.sync += [
-                judged.event.eq(RingEvent.INDEX),
-                judged.answer.index.eq(told.position),
-                judged.answer.error.eq(0),
-                judged.pending.eq(told.position - state.fetch),
-                judged.delta.eq(news),
+                judged.event.eq(event.event),
+                judged.member.eq(event.member),
+                judged.answer.eq(event.answer),
+                judged.silent.eq(event.silent),
+                judged.forget.eq(event.forget),
+                judged.load.eq(event.load),
+                judged.begin.eq(Mux(event.forget, begin, position.data)),
+                judged.alive.eq(ring.running & ~faulted.data),
+                judged.state.eq(state),
+                judged.pending.eq(Mux(packed, 0, known - state.fetch)),
+                judged.delta.eq(event.answer.index - state.known),
+                judged.room.eq(ring.size - (state.known - position.data)[:16]),
+                judged.size.eq(ring.size),
+                judged.order.eq(_log2(ring.size)),
+                judged.place.eq(place),
+                judged.run.eq(Mux(run_ends, behind[:5] + 1, BURST_MAX)),
+                judged.run_ends.eq(run_ends),
+                judged.sure.eq(sure),
+                judged.want.eq(Mux(tells, up_to(ahead), up_to(state.sure))),
+                judged.roomy.eq(seen >= BURST_MAX),
+                judged.held.eq(ring.modes.indirect_desc & (
+                    Mux(packed, Mux(state.fetch[15] == limit.data[15], 0, ring.size)
+                        + packed_place(state.fetch) - packed_place(limit.data),
+                        (state.fetch - limit.data)[:16]) >= OPEN_MAX)),
+                judged.packed.eq(packed),
+                judged.by_event.eq(ring.modes.event_idx),
+                judged.indirect.eq(ring.modes.indirect_desc),
+                judged.entries.eq(Mux(packed, ring.desc, ring.driver)
+                                  + Mux(packed, place << 4, (place << 1) + _RING_OFFSET)),
+                judged.index.eq(ring.driver + _INDEX_OFFSET),
+                # The size is a power of two: nothing is carried.
+                judged.flag.eq(ring.device + Mux(ring.modes.event_idx & ~packed,
+                                                 _RING_OFFSET | Cat(Const(0, 3), ring.size), 0)),
             ]
+            with m.If(counts):
+                m.d.sync += [
+                    judged.event.eq(RingEvent.INDEX),
+                    judged.answer.index.eq(told.position),
+                    judged.answer.error.eq(0),
+                    judged.pending.eq(told.position - state.fetch),
+                    judged.delta.eq(news),
+                ]
 
     def _order(self, m: Module, judged: Any, decision: RingDecision, issue: Any) -> None:
         """Say what is to be done."""

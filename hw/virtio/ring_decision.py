@@ -71,6 +71,9 @@ class RingState(data.StructLayout):
     doubt  1    A look went up to where the driver told: that it finds all says nothing
     vain   1    Looks that are on their way are in vain: no other before they are back
     told   1    What the driver told last counts from the next look on
+    listen 1    EVENT_IDX: the look on its way stands behind the arming
+    slow   1    EVENT_IDX: looking without being told found nothing lately, so the driver is asked
+                for a kick at once
     ====== ==== =================================================================
     """
 
@@ -78,7 +81,7 @@ class RingState(data.StructLayout):
         super().__init__({"known": 16, "fetch": 16, "look": 1, "flight": 3, "again": 1,
                           "fence": 1, "hush": 1, "quiet": 1, "armed": 1, "streak": 3,
                           "sure": SURE_BITS, "doubt": 1, "vain": 1,
-                          "told": 1})
+                          "told": 1, "listen": 1, "slow": 1})
 
 
 class JudgedLayout(data.StructLayout):
@@ -96,7 +99,7 @@ class JudgedLayout(data.StructLayout):
     state          Of the ring, before
     pending        Entries known and not read, with those of the answer
     delta          INDEX: those that are new
-    used           Known before, and not taken by the consumer
+    room           For so many more than those known before: the others are not taken yet
     size           Of the ring; ``order`` is its logarithm
     place          In the ring, of the next entry to read
     run            Entries up to the ring's end, 32 at most; ``run_ends``: the ring ends there
@@ -115,7 +118,7 @@ class JudgedLayout(data.StructLayout):
         super().__init__({
             "event": RingEvent, "member": sizes.member_bits, "answer": IndexAnswerLayout(sizes),
             "silent": 1, "forget": 1, "load": 1, "begin": 16, "alive": 1, "state": RingState(),
-            "pending": 16, "delta": 16, "used": 16, "size": 16, "order": 4, "place": 15,
+            "pending": 16, "delta": 16, "room": 16, "size": 16, "order": 4, "place": 15,
             "run": COUNT_BITS, "run_ends": 1, "want": COUNT_BITS, "sure": SURE_BITS, "roomy": 1,
             "held": 1, "packed": 1, "by_event": 1, "indirect": 1,
             "entries": 64, "index": 64, "flag": 64,
@@ -169,8 +172,11 @@ class RingDecision(wiring.Component):
         quiet = Signal()   # the driver does not kick
         new = Signal()
         many = Signal()
+        slow = Signal()    # looking without being told is in vain
+        waits = Signal()   # what was told is read, and there is no use in looking for more
         bad = Signal()
-        total = Signal(17)
+        beyond = Signal()  # there are more entries than up to the ring's end, or than 32
+        surely = Signal()  # the driver told of more places than that
         look = Signal()
         more = Signal()    # looks at a packed ring: one more may follow those on their way
         rest = Signal(3)   # on their way, without this one
@@ -181,14 +187,19 @@ class RingDecision(wiring.Component):
             new.eq(Mux(packed, answer.found != 0, judged.delta != 0)),
             # A short look that was full: there are more.
             many.eq(Mux(packed, answer.full & (answer.found >= FIRST_SLOTS)
-                        | (answer.found >= _BUSY_ENTRIES), judged.delta >= _BUSY_ENTRIES)),
-            total.eq(judged.used + judged.delta),
+                        | (answer.found >= _BUSY_ENTRIES), judged.delta >= _BUSY_ENTRIES)
+                    & ~slow),
+            # As long as the fenced look finds nothing either.
+            slow.eq(by_event & state.slow & ~(new & state.listen & (state.flight != 0))),
+            waits.eq(slow & state.doubt & (rest == 0)),
             more.eq(packed & judged.roomy & (state.flight != 0) & ~state.vain
                     & (state.flight < Mux(judged.sure != 0, _AHEAD_MAX, state.streak))),
             rest.eq(Mux(state.flight == 0, 0, state.flight - 1)),  # 0: the index was told
             # More available than the ring has entries: also when the index went backwards.
-            bad.eq(~packed & ((total > judged.size) | (Value.cast(answer.error) != 0))),
+            bad.eq(~packed & ((judged.delta > judged.room) | (Value.cast(answer.error) != 0))),
             quiet.eq(Mux(by_event, ~state.armed, state.quiet)),
+            beyond.eq(judged.pending > judged.run),
+            surely.eq(judged.sure > judged.run),
             most.eq(Mux(packed, judged.want, judged.pending)),
             self.count.eq(Mux(most < judged.run, most, judged.run)),
             ends.eq(judged.run_ends & (judged.want >= judged.run)),
@@ -221,14 +232,14 @@ class RingDecision(wiring.Component):
                         ]
                     with m.Elif(((look & (state.flight == 0)) | more) & ~(packed & judged.held)):
                         m.d.comb += [chosen.eq(RingAction.LOOK), after.look.eq(0),
-                                     after.flight.eq(state.flight + 1), after.fence.eq(0)]
+                                     after.flight.eq(state.flight + 1), after.fence.eq(0),
+                                     after.listen.eq(state.fence)]
                         with m.If(packed):
                             m.d.comb += [
                                 after.fetch.eq(ahead),
-                                after.sure.eq(Mux(judged.sure > self.count,
-                                                  judged.sure - self.count, 0)),
+                                after.sure.eq(Mux(surely, judged.sure - self.count, 0)),
                             ]
-                            with m.If((judged.sure != 0) & (judged.sure <= self.count)):
+                            with m.If((judged.sure != 0) & ~surely):
                                 m.d.comb += [after.doubt.eq(1), after.streak.eq(0)]
             with m.Case(RingEvent.INDEX):
                 m.d.comb += [after.flight.eq(rest), after.again.eq(state.again & (rest != 0))]
@@ -239,18 +250,22 @@ class RingDecision(wiring.Component):
                     # another.
                     m.d.comb += [
                         look.eq(state.look | (state.again & (rest == 0))
-                                | (new & (quiet | many))
+                                | (new & ((quiet & ~slow) | many))
                                 # There may be more, which the driver needs not kick for.
-                                | (packed & (answer.partial | answer.full))),
+                                | (packed & (answer.partial | (answer.full & ~waits)))),
                         after.known.eq(answer.index),
                         after.look.eq(look),
                         after.doubt.eq(0),
                         after.vain.eq((rest != 0) & (state.vain | ~answer.full)),
                         after.streak.eq(Mux(answer.full, state.streak + (
-                            ~state.doubt & (state.streak != _AHEAD_MAX)), state.streak >> 1)),
+                            ~state.doubt & (state.streak != _AHEAD_MAX)),
+                            Mux(state.vain, state.streak, state.streak >> 1))),
+                        after.slow.eq(Mux(new, slow,
+                                          state.slow | (by_event & quiet & ~state.vain
+                                                        & (state.flight == 1)))),
                         after.armed.eq(state.armed & ~new),
                         after.hush.eq(Mux(by_event,
-                                          Mux(new, state.armed & ~many, state.hush),
+                                          Mux(new, ~look, state.hush),
                                           new & ~quiet & (state.hush | many))),
                     ]
                     with m.If(packed & ~answer.full):
@@ -281,14 +296,20 @@ class RingDecision(wiring.Component):
                     after.quiet.eq(Mux(judged.forget, judged.load, state.quiet)),
                 ]
         left = Signal()
+        sure_after = Signal()  # `after.sure` is not 0
+        looks = chosen == RingAction.LOOK
+        finds_less = (judged.event == RingEvent.INDEX) & packed & ~answer.full
         m.d.comb += [
+            sure_after.eq(Mux(looks & packed, surely,
+                              ~finds_less & (Mux(judged.event == RingEvent.INDEX, state.sure,
+                                                 judged.sure) != 0))),
             left.eq(alive & (chosen != RingAction.FAULT) & (judged.event != RingEvent.STOP)
-                    & (((chosen == RingAction.RING) & (judged.pending != self.count)) | after.hush
+                    & (((chosen == RingAction.RING) & beyond) | after.hush
                        | ((judged.pending != 0) & judged.held)
                        | (after.look & (after.flight == 0))
                        | (packed & (judged.roomy | (judged.event == RingEvent.INDEX))
                           & (after.flight != 0) & ~after.vain
-                          & (after.flight < Mux(after.sure != 0, _AHEAD_MAX, after.streak))))),
+                          & (after.flight < Mux(sure_after, _AHEAD_MAX, after.streak))))),
             self.wait.eq(left & judged.held & (chosen == RingAction.RELEASE)),
             self.revisit.eq(left & ~self.wait),
             self.action.eq(chosen),

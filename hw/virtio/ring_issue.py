@@ -53,8 +53,8 @@ class IssueLayout(data.StructLayout):
 class RingIssue(wiring.Component):
     """Hold what was decided until each of its parts is taken.
 
-    A fault is told before its obligation is given back. A look leaves after what it lends was
-    taken.
+    A fault is told before its obligation is given back. A look leaves no sooner than what it lends
+    is taken.
 
     | Latency: 1 cycle. Throughput: one a cycle (a fault, two).
 
@@ -115,15 +115,16 @@ class RingIssue(wiring.Component):
         todo = Signal(len(outputs))
         valids = Signal(len(outputs))
         left = Signal(len(outputs))
+        waits_for_loan = Signal()
         m.d.comb += [
             valids.eq(todo),
-            left.eq(todo & ~(valids & Cat(o.ready for o in outputs))),
+            waits_for_loan.eq(lends & ~self.returns.ready),
+            left.eq(todo & ~(valids & Cat(o.ready & (~waits_for_loan if o is self.reads else 1)
+                                          for o in outputs))),
             self.i.ready.eq((left == 0) & ~lends & ~repays),
         ]
         with m.If(todo[faults]):
             m.d.comb += valids[returns].eq(0)
-        with m.If(lends):
-            m.d.comb += valids[reads].eq(0)
         with m.If(lends | repays):
             # Not the returning of one: it comes behind.
             m.d.comb += left[returns].eq(todo[returns])
@@ -131,9 +132,12 @@ class RingIssue(wiring.Component):
                 m.d.sync += [lends.eq(0), repays.eq(0)]
         with m.If(todo[forget]):
             m.d.comb += valids[stopped].eq(0)
-        for index, output in enumerate(outputs):
-            loan = lends | repays if index == returns else 0
-            m.d.comb += output.valid.eq(valids[index] | loan)
+        m.d.comb += [
+            *(output.valid.eq(valids[index]) for index, output in enumerate(outputs)
+              if index not in (reads, returns)),
+            self.reads.valid.eq(todo[reads] & ~waits_for_loan),
+            self.returns.valid.eq(valids[returns] | lends | repays),
+        ]
 
         action, new = self.i.p.action, self.i.p
         m.d.sync += todo.eq(left)
