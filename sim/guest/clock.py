@@ -6,7 +6,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -158,6 +158,14 @@ class Clock:
             self._burst(_LONGEST)
         return self.engine.access_result(number)
 
+    def requests(self, requests: Sequence[Request]) -> list[AccessResult]:
+        """Send several of them at once, so that they take less time; give their results."""
+        numbers = [self.engine.access(request) for request in requests]
+        for number in numbers:
+            while not self.engine.access_done(number):
+                self._burst(_LONGEST)
+        return [self.engine.access_result(number) for number in numbers]
+
     def post(self, request: Request) -> None:
         """Queue a posted request: it leaves in order, before any later read."""
         self.engine.access(request, forget=True)
@@ -165,12 +173,13 @@ class Clock:
 
     def read(self, address: int, size: int) -> bytes:
         """Read 1 to 4096 bytes of the card's memory; all ones where it answers with an error."""
-        data = b""
-        for start, count in _words(address, size):
-            result = self.request(Request(
-                RequestKind.MEM_READ, start & ~3, *byte_enables(start, count)))
-            data += result.data if result.status == ANSWERED else b"\xff" * count
-        return data
+        words = list(_words(address, size))
+        results = self.requests([
+            Request(RequestKind.MEM_READ, start & ~3, *byte_enables(start, count))
+            for start, count in words])
+        return b"".join(
+            result.data if result.status == ANSWERED else b"\xff" * count
+            for result, (_start, count) in zip(results, words, strict=True))
 
     def write(self, address: int, data: bytes) -> None:
         """Write to the card's memory, posted: a request for each dword."""
@@ -194,6 +203,16 @@ class Clock:
         payload = _dwords(offset, value.to_bytes(size, "little"))
         return self.request(Request(RequestKind.CONFIG_WRITE, offset & ~3, first_be=first_be,
                                     completer_id=bdf, payload=payload)).status == ANSWERED
+
+    def advance(self, cycles: int, until: Callable[[], bool] = lambda: False) -> bool:
+        """Let time pass, at most until something is so; give whether it is."""
+        end = self.engine.cycle + cycles
+        while not until():
+            left = end - self.engine.cycle
+            if left <= 0:
+                return False
+            self._burst(min(left, _LONGEST), shortest=1)
+        return True
 
     def drain(self, limit_cycles: int = 100_000) -> bool:
         """Run until nothing is under way on PCI Express; whether that came within the limit."""
@@ -292,10 +311,10 @@ class Clock:
             self._frames_in += 1
             self._active_at = self.engine.cycle
 
-    def _burst(self, cycles: int) -> None:
+    def _burst(self, cycles: int, *, shortest: int = _SHORTEST) -> None:
         engine = self.engine
         begun_cycle, begun = engine.cycle, time.monotonic()
-        happened = engine.run_until(_EVENTS, max(_SHORTEST, min(cycles, _LONGEST)))
+        happened = engine.run_until(_EVENTS, max(shortest, min(cycles, _LONGEST)))
         done, took = engine.cycle - begun_cycle, time.monotonic() - begun
         if done >= _SHORTEST and took > 0:
             self._cycles_per_s += 0.1 * (done / took - self._cycles_per_s)
