@@ -7,7 +7,6 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -227,21 +226,27 @@ class Clock:
             timeout_s: float | None = None) -> bool:
         """Run until `stop`, until something is so, or for so many seconds.
 
-        Gives whether ``until`` became so (True after a stop without it).
+        Gives whether ``until`` became so; without it, whether it was stopped. A stop that came
+        before counts.
         """
-        begun = time.monotonic()
-        deadline = None if timeout_s is None else begun + timeout_s
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        wall, cpu = time.monotonic(), time.thread_time()
+        met = False
+        while not self._stopped and not (met := until is not None and until()):
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+            if self.quiet:
+                self._look(self._pause(deadline))
+            else:
+                self._look(0)
+                self._burst(int(self._cycles_per_s * self._burst_s))
+            before = wall, cpu
+            wall, cpu = time.monotonic(), time.thread_time()
+            self._wall_s += wall - before[0]
+            self._cpu_s += cpu - before[1]
+        met = met or (self._stopped and until is None)
         self._stopped = False
-        with self._measured():
-            while not self._stopped and not (until and until()):
-                if deadline is not None and time.monotonic() >= deadline:
-                    return False
-                if self.quiet:
-                    self._look(self._pause(deadline))
-                else:
-                    self._look(0)
-                    self._burst(int(self._cycles_per_s * self._burst_s))
-        return until is None or until()
+        return met
 
     @property
     def quiet(self) -> bool:
@@ -254,15 +259,6 @@ class Clock:
         """All that `run` took so far; take the difference of two for a while."""
         return Spent(self._wall_s, self._cpu_s, self.engine.cpu_seconds, self._waited_s,
                      self.engine.cycle, self._frames_in, self._frames_out)
-
-    @contextmanager
-    def _measured(self) -> Iterator[None]:
-        wall, cpu = time.monotonic(), time.thread_time()
-        try:
-            yield
-        finally:
-            self._wall_s += time.monotonic() - wall
-            self._cpu_s += time.thread_time() - cpu
 
     def _on_the_way(self) -> bool:
         engine = self.engine

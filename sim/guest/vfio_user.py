@@ -228,12 +228,18 @@ class Session:
 
     def _irq_info(self, message: Message) -> bytes:
         _argsz, _flags, index, _count = _unpack(m.IRQ_INFO, message.payload)
-        if index >= Index.IRQS:
-            raise Refused(errno.EINVAL, f"interrupt index {index}, must be 0 to {Index.IRQS - 1}")
-        count = self._endpoint.vectors if index == Index.MSIX else 0
+        count = self._irqs(index)
         return m.IRQ_INFO.pack(m.IRQ_INFO.size, IrqFlags.EVENTFD if count else 0, index, count)
 
     # --- interrupts
+
+    def _irqs(self, index: int) -> int:
+        """Give how many interrupts an index has: the vectors, and one for errors of the device."""
+        if index >= Index.IRQS:
+            raise Refused(errno.EINVAL, f"interrupt index {index}, must be 0 to {Index.IRQS - 1}")
+        if index == Index.MSIX:
+            return self._endpoint.vectors
+        return 1 if index == Index.ERROR else 0
 
     def _set_irqs(self, message: Message) -> bytes:
         _argsz, flags, index, start, count = _unpack(m.IRQ_SET, message.payload)
@@ -241,12 +247,12 @@ class Session:
         if flags & ~(IrqFlags.DATA | IrqFlags.ACTION) or data.bit_count() != 1 \
                 or action.bit_count() != 1:
             raise Refused(errno.EINVAL, f"flags {flags:#x} of interrupts")
-        if index >= Index.IRQS:
-            raise Refused(errno.EINVAL, f"interrupt index {index}, must be 0 to {Index.IRQS - 1}")
-        vectors = self._endpoint.vectors if index == Index.MSIX else 0
+        vectors = self._irqs(index)
         if start + count > vectors:
             raise Refused(errno.EINVAL, f"vectors {start} to {start + count} of {vectors}")
         chosen = self._chosen(message, start, count)
+        if index == Index.ERROR:
+            return b""  # a device that has an error is gone, and its connection with it
         if action != IrqFlags.TRIGGER:
             if data == IrqFlags.DATA_EVENTFD:
                 raise Refused(errno.ENOTSUP, "a mask by an eventfd")

@@ -107,6 +107,7 @@ class Index(IntEnum):
     CONFIG = 7
     REGIONS = 9
     MSIX = 2
+    ERROR = 3
     IRQS = 5
 
 
