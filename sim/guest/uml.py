@@ -11,11 +11,16 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-__all__ = ["UmlError", "UmlGuest", "hide_extended_state"]
+from sim.guest.debian import Unpacked, unpacked
+
+__all__ = ["UmlError", "UmlGuest", "hide_extended_state", "uml_programs"]
+
+_SUITE = "bookworm"
 
 _MODULES = ("net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net")
 _DONE = "@done@"
@@ -76,6 +81,11 @@ def hide_extended_state() -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
+def uml_programs(tell: Callable[[str], None] = lambda line: None) -> Unpacked:
+    """Give user-mode Linux and a busybox from Debian, below ``build/``."""
+    return unpacked("uml", _SUITE, ("user-mode-linux", "busybox-static"), tell=tell)
+
+
 class UmlGuest:
     """A guest that takes commands on its console. Use it in a ``with`` statement.
 
@@ -83,10 +93,8 @@ class UmlGuest:
 
     Parameters
     ----------
-    kernel
-        The program ``linux.uml``, and beside it in ``../lib/uml/modules`` its modules.
-    busybox
-        A busybox with insmod, ip, nc, ping and the like.
+    programs
+        As `uml_programs` gives them.
     socket
         Of the vhost-user back-end; None for a guest without a card.
     memory_mb
@@ -95,12 +103,13 @@ class UmlGuest:
         More words for the kernel's command line.
     """
 
-    def __init__(self, kernel: Path, busybox: Path, socket: Path | None, *, memory_mb: int = 64,
+    def __init__(self, programs: Unpacked, socket: Path | None, *, memory_mb: int = 64,
                  arguments: tuple[str, ...] = ()) -> None:
         if not 32 <= memory_mb <= 3000:
             raise ValueError(f"memory_mb must be from 32 to 3000, not {memory_mb!r}")
-        self._busybox = busybox.resolve()
-        modules = kernel.resolve().parents[1] / "lib/uml/modules"
+        kernel = programs.folder / "usr/bin/linux.uml"
+        busybox = programs.folder / "bin/busybox"
+        modules = programs.folder / "usr/lib/uml/modules"
         try:
             self._modules = next(path for path in sorted(modules.iterdir()) if path.is_dir())
         except (OSError, StopIteration):
@@ -112,9 +121,9 @@ class UmlGuest:
         tools.mkdir()
         for name in ("insmod", "ip", "nc", "ping", "sha256sum", "cat", "sleep", "ls", "rmmod",
                      "head", "dd", "tee", "kill", "ifconfig", "grep", "wc"):
-            (tools / name).symlink_to(self._busybox)
+            (tools / name).symlink_to(busybox)
         init = self.folder / "init"
-        init.write_text(_INIT.format(busybox=self._busybox, done=_DONE,
+        init.write_text(_INIT.format(busybox=busybox, done=_DONE,
                                      tools=f"{tools}:/usr/sbin:/usr/bin:/sbin:/bin"))
         init.chmod(0o755)
         words = [str(kernel), f"mem={memory_mb}M", "root=/dev/root", "rootfstype=hostfs",

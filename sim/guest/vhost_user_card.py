@@ -14,7 +14,7 @@ from sim.guest.clock_port import ClockPort
 from sim.native.engine import NativeInterrupt
 from sim.native.memory import NativeRegion
 from sw_driver.layouts import NET_DEPENDENCIES, Control, Feature, NetConfig, Status
-from sw_driver.management import Management, ManagementError
+from sw_driver.management import Count, Management, ManagementError
 from sw_driver.packed_ring import PackedRing
 from sw_driver.pci import PciError, PciFunction, scan
 from sw_driver.ring import Ring, RingError
@@ -174,6 +174,14 @@ class BridgedCard:
     def needs_reset(self) -> bool:
         """Whether the card has stopped for a fault of the front-end."""
         return bool(self._do(self._virtio.status()) & Status.NEEDS_RESET)
+
+    def count(self, bank: str, name: str) -> Count:
+        """Read a counter of the card, as the operator does."""
+        return self._do(self._management.count(bank, name))
+
+    def drops(self) -> dict[str, int]:
+        """Read every counter of dropped frames."""
+        return self._do(self._management.drops())
 
     # --- life
 
