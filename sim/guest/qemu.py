@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import lzma
 import os
 import re
 import select
@@ -22,6 +23,7 @@ __all__ = ["GuestError", "LinuxFiles", "LinuxGuest", "Qemu", "card_options", "fi
 
 _AT_LEAST = (10, 1)  # the first with a vfio-user client
 _NEWER = "forky"     # a release that has one
+_XZ = b"\xfd7zXZ\0"
 _PROMPT = re.compile(rb"\n<<(\d+)>>\n")
 Tell = Callable[[str], None]
 
@@ -82,19 +84,39 @@ class LinuxFiles:
     version: str
 
 
+def _without_wrapping(image: bytes) -> bytes:
+    """Give the kernel that a boot image unpacks at its start, if it is packed by xz.
+
+    QEMU starts it as it is, which spares the guest half of its start without virtualization.
+    """
+    at = image.find(_XZ)
+    if at < 0:
+        return image
+    try:
+        kernel = lzma.LZMADecompressor().decompress(image[at:])
+    except lzma.LZMAError:
+        return image
+    return kernel if kernel.startswith(b"\x7fELF") else image
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Write a file unless it is there; it appears whole, for other processes as well."""
+    if not path.exists() or path.read_bytes() != content:
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.write_bytes(content)
+        new.replace(path)
+
+
 def linux_files(tell: Tell = lambda line: None) -> LinuxFiles:
     """Give Debian's kernel, and a small file system with busybox, ethtool and virtio's modules."""
     found = unpacked("linux", codename(), ["linux-image-amd64!", "busybox-static", "ethtool",
                                            "libmnl0", "libc6"], tell=tell)
     version = kernel_version(found.folder)
-    content = linux_initramfs(found.folder, programs=["ethtool"],
-                              libraries=["libc.so.6", "libm.so.6", "libmnl.so.0"])
-    path = found.folder.parent / "initramfs"
-    if not path.exists() or path.read_bytes() != content:
-        new = path.with_name(f"{path.name}.{os.getpid()}")
-        new.write_bytes(content)
-        new.replace(path)
-    return LinuxFiles(found.folder / "boot" / f"vmlinuz-{version}", path, version)
+    kernel, initramfs = (found.folder.parent / name for name in ("kernel", "initramfs"))
+    _keep(kernel, _without_wrapping((found.folder / "boot" / f"vmlinuz-{version}").read_bytes()))
+    _keep(initramfs, linux_initramfs(found.folder, programs=["ethtool"],
+                                     libraries=["libc.so.6", "libm.so.6", "libmnl.so.0"]))
+    return LinuxFiles(kernel, initramfs, version)
 
 
 def machine_options(qemu: Qemu, *, memory_mb: int = 256, processors: int = 2) -> list[str]:
