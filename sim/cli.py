@@ -297,6 +297,63 @@ def linux(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
         processors=_whole("--processors", processors), pcap=pcap, folder=folder))
 
 
+@guest.command()
+def uml(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+        pings: Annotated[str, typer.Option(metavar="N", help="Pings to send.")] = "20",
+        size: Annotated[str, typer.Option(
+            "--bytes", metavar="N", help="Bytes of a TCP stream each way; 0 for none.",
+            )] = "1000000",
+        queues: Annotated[str, typer.Option(
+            metavar="N", help="Pairs of queues that the guest uses.")] = "1",
+        split: Annotated[bool, typer.Option("--split", help="Do not offer packed rings.")] = False,
+        pcap: Annotated[Path | None, typer.Option(
+            metavar="PCAP", help="Write the frames of the wire here.")] = None,
+        folder: Annotated[Path, typer.Option(
+            metavar="FOLDER", help="Where uml.json and the guest's messages go.",
+            )] = Path("build/guest")) -> int:
+    """Boot user-mode Linux on the card, by vhost-user: first ping, pings, TCP both ways.
+
+    Needs no QEMU, and is up in seconds. Ends with 1 if something was lost or changed.
+    """
+    config = NicConfig.preset(preset, **_overrides(vfs, pairs))
+    from sim.guest.vhost_user_run import UmlRun, run_uml  # noqa: PLC0415  # as above
+
+    return run_uml(UmlRun(config=config, pings=_whole("--pings", pings),
+                          size=_whole("--bytes", size), queues=_whole("--queues", queues),
+                          packed=not split, pcap=pcap, folder=folder))
+
+
+@guest.command()
+def testpmd(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+            packets: Annotated[str, typer.Option(
+                metavar="N", help="Packets to send; each comes back.")] = "10000",
+            queues: Annotated[str, typer.Option(metavar="N", help="Pairs of queues.")] = "1",
+            packed: Annotated[bool, typer.Option("--packed", help="Packed rings.")] = False,
+            in_order: Annotated[bool, typer.Option(
+                "--in-order", help="Chains are used in the order of the ring.")] = False,
+            unmerged: Annotated[bool, typer.Option(
+                "--unmerged", help="A frame in one receive buffer alone.")] = False,
+            vectorized: Annotated[bool, typer.Option(
+                "--vectorized", help="The driver's vector paths; with --unmerged.")] = False,
+            pcap: Annotated[Path | None, typer.Option(
+                metavar="PCAP", help="Write the frames of the wire here.")] = None,
+            folder: Annotated[Path, typer.Option(
+                metavar="FOLDER", help="Where testpmd.json and its messages go.",
+                )] = Path("build/guest")) -> int:
+    """Let DPDK's testpmd send packets back through the card, by vhost-user, and count them.
+
+    Ends with 1 if one was lost or changed, or the counters differ.
+    """
+    config = NicConfig.preset(preset, **_overrides(vfs, pairs))
+    from sim.guest.testpmd import TestpmdOptions  # noqa: PLC0415  # as above
+    from sim.guest.vhost_user_run import TestpmdRun, run_testpmd  # noqa: PLC0415
+
+    return run_testpmd(TestpmdRun(
+        config=config, packets=_whole("--packets", packets), device=TestpmdOptions(
+            queues=_whole("--queues", queues), packed=packed, in_order=in_order,
+            mergeable=not unmerged, vectorized=vectorized), pcap=pcap, folder=folder))
+
+
 def _commands(of: typer.Typer) -> list[str]:
     return [each.name or each.callback.__name__ for each in of.registered_commands
             if each.callback]
