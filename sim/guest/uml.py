@@ -207,10 +207,15 @@ class UmlGuest:
             raise UmlError("the guest has ended:\n" + "\n".join(self.said[-20:])) from None
         return "\n".join(self._wait(begin, timeout_s, check=check))
 
+    def module(self, name: str) -> str:
+        """Give the path of a module of virtio_net's."""
+        path = next(path for path in _MODULES if path.endswith(f"/{name}"))
+        return f"{self._modules}/kernel/{path}.ko"
+
     def load_driver(self) -> None:
         """Load virtio_net: it finds the card."""
-        for module in _MODULES:
-            self.run(f"insmod {self._modules}/kernel/{module}.ko")
+        for name in ("failover", "net_failover", "virtio_net"):
+            self.run(f"insmod {self.module(name)}")
 
     def unload_driver(self) -> None:
         """Unload virtio_net."""

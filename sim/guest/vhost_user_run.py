@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -31,7 +32,6 @@ from sw_driver.layouts import Feature
 __all__ = ["PacketRun", "TestpmdRun", "UmlRun", "attach", "echo", "hidden_of", "run_testpmd",
            "run_uml", "tcp", "uml_ping"]
 
-_PORT = 5001
 _STREAM_S = 300
 _STILL_S = 10
 """Without any packet for so long, the rest is lost."""
@@ -70,39 +70,53 @@ def tcp(guest: UmlGuest, tap: Tap, card: VhostUserCard, size: int, *,
     """Send so many random bytes by TCP; compare what arrived."""
     data = random.Random(seed).randbytes(size)
     results: list[str] = []
-    listener = tap.inside(lambda: socket.create_server((HOST, _PORT)))
+    connections: list[socket.socket] = []
+    listener = tap.inside(lambda: socket.create_server((HOST, 0)))
+    port = listener.getsockname()[1]
 
     def serve() -> None:
         connection, _address = listener.accept()
-        with connection:
-            connection.settimeout(_STREAM_S)
-            if way == "to guest":
-                connection.sendall(data)
-                connection.shutdown(socket.SHUT_WR)
-                while connection.recv(65536):  # until the guest has read all, and closes
-                    pass
-                return
-            seen = hashlib.sha256()
-            left = size
-            while left and (part := connection.recv(65536)):
-                seen.update(part)
-                left -= len(part)
-            results.append(seen.hexdigest())
+        connections.append(connection)
+        connection.settimeout(_STREAM_S)
+        if way == "to guest":
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):  # until the guest has read all, and closes
+                pass
+            return
+        seen = hashlib.sha256()
+        left = size
+        while left and (part := connection.recv(65536)):
+            seen.update(part)
+            left -= len(part)
+        results.append(seen.hexdigest())
+        connection.shutdown(socket.SHUT_WR)
+
+    def serve_quietly() -> None:
+        with contextlib.suppress(OSError):  # the guest has gone: that shows in the results
+            serve()
 
     with listener:
         listener.settimeout(_STREAM_S)
-        thread = threading.Thread(target=serve, daemon=True)
+        thread = threading.Thread(target=serve_quietly, daemon=True)
         thread.start()
         begun, cycle = time.monotonic(), card.engine.cycle
-        if way == "to guest":
-            said = guest.run(f"nc {HOST} {_PORT} </dev/null | sha256sum", _STREAM_S)
-            results.append(said.split()[0])
-        else:
-            file = guest.folder / "data"
-            file.write_bytes(data)
-            guest.run(f"nc {HOST} {_PORT} <{file} >/dev/null", _STREAM_S)
-        thread.join(_STREAM_S)
-        wall_s = time.monotonic() - begun
+        try:
+            if way == "to guest":
+                said = guest.run(f"nc {HOST} {port} </dev/null | sha256sum", _STREAM_S)
+                results.append(said.split()[0])
+            else:
+                file = guest.folder / "data"
+                file.write_bytes(data)
+                guest.run(f"nc {HOST} {port} <{file} >/dev/null", _STREAM_S)
+            thread.join(_STREAM_S)
+            wall_s = time.monotonic() - begun
+        finally:
+            for each in (listener, *connections):
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+                each.close()
+            thread.join(_STREAM_S)
     simulated_s = (card.engine.cycle - cycle) / (card.config.clock_mhz * 1e6)
     return Stream(size, results == [hashlib.sha256(data).hexdigest()], wall_s, simulated_s)
 
