@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import re
+import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,9 +26,11 @@ from sw_driver.layouts import Feature
 from sw_driver.net import NetDevice, NetOptions, without
 from sw_driver.pci import scan
 from tests.cosim.conftest import Figures
-from tests.unit.vfio_client import Answer, attached
+from tests.unit.vfio_client import Answer, VfioPort, attached
 
 _PCI = "0000:01:00.0"
+_NOTIFY = 0x4000  # in BAR 2
+_EVERYBODY = "10.20.0.255"
 _DEVICE = f"/sys/bus/pci/devices/{_PCI}"
 
 
@@ -196,6 +200,7 @@ def test_tcp(lab: Lab, figures: Figures, full: bool, way: str) -> None:
     assert stream.equal
     figures.add(wall_mbps=stream.wall_mbps, simulated_gbps=stream.simulated_gbps)
 
+
 @pytest.mark.virtio("NET-CFG-06", "NET-CFG-07")
 def test_long_frames(lab: Lab) -> None:
     """Frames as long as the card takes pass whole; with less, they are cut by the guest."""
@@ -294,40 +299,49 @@ def test_killed_amid_traffic(lab: Lab, figures: Figures, full: bool, seed: int) 
         assert ping(guest, 20).received == 20
 
 
-def _misbehave(lab: Lab, rng: random.Random, until: float) -> int:
-    """Be a hostile guest: garbage in rings, random notifies and registers, resets; count deeds."""
-    deeds = 0
-    while time.monotonic() < until:
-        features = [] if rng.random() < 0.5 else [Feature.RING_PACKED]
-        with attached(lab.card.socket) as port:
-            (function,) = port.run(scan(port))
-            device = port.run(NetDevice.probe(port, function, NetOptions(
-                features=without(*features), queue_size=16, receive_bytes=2048)))
-            port.run(device.open())
-            used = port._next - port.base
-            bars = [(2, 0x8000), (4, 0x8000), (0, 0x10000), (7, 4096)]
-            for _turn in range(rng.randrange(20, 200)):
-                deeds += 1
-                choice = rng.random()
-                if choice < 0.5:
-                    at, size = rng.randrange(used), rng.choice((2, 4, 8, 16, 64, 256))
-                    port.memory[at:at + size] = rng.randbytes(size)
-                elif choice < 0.85:
-                    queue = rng.choice((0, 1, rng.randrange(33)))
-                    port.run(port.mmio_write(device.virtio.notify_address(0) + 4 * queue,
-                                             rng.choice((2, 4)), rng.getrandbits(16)))
-                elif choice < 0.97:
-                    region, size = rng.choice(bars)
-                    count = rng.choice((1, 2, 4, 8))
-                    try:
-                        port.client.write(region, rng.randrange(size), rng.randbytes(count))
-                    except Answer:
-                        pass  # beyond the end
-                elif choice < 0.99:
-                    port.client.ask(13)
-                else:
-                    port.client.unmap(port.base, len(port.memory))
-                    port.client.map(port.base, len(port.memory), port.memory_fd)
+def _rings(device: NetDevice) -> list[tuple[int, int]]:
+    """Give address and size of all that the card reads and writes of rings."""
+    pieces = [getattr(ring, name) for ring in device.rings.values()
+              for name in ("descriptors", "available", "used", "driver_event", "device_event")
+              if hasattr(ring, name)]
+    return [(piece.address, piece.size) for piece in pieces]
+
+
+def _misbehave(port: VfioPort, device: NetDevice, rng: random.Random, receive: Callable[[], object]
+               ) -> Counter[str]:
+    """Be a hostile guest for a while; count the deeds."""
+    deeds: Counter[str] = Counter()
+    rings = _rings(device)
+    bars = [(2, 0x8000), (4, 0x8000), (0, 0x10000), (7, 4096)]
+    for _turn in range(rng.randrange(20, 200)):
+        deed = rng.choices(("garbage", "send", "receive", "notify", "register", "reset", "unmap"),
+                           (30, 20, 15, 20, 10, 1, 1))[0]
+        deeds[deed] += 1
+        if deed == "garbage":
+            address, size = rng.choice(rings)
+            at, count = address - port.base + rng.randrange(size), rng.choice((1, 2, 8, 16))
+            port.memory[at:at + count] = rng.randbytes(count)
+        elif deed == "send":
+            # The last 2 bytes name the queue; before them may stand an index.
+            port.client.write(2, _NOTIFY + 4, b"\1\0" + rng.choice((b"", rng.randbytes(2))),
+                              posted=True)
+        elif deed == "receive":
+            receive()
+        elif deed == "notify":
+            port.client.write(2, _NOTIFY + 4 * rng.randrange(40),
+                              rng.randbytes(rng.choice((1, 2, 4, 8))), posted=True)
+        elif deed == "register":
+            region, size = rng.choice(bars)
+            try:
+                port.client.write(region, rng.randrange(size), rng.randbytes(rng.choice((1, 4))))
+            except Answer:
+                pass  # beyond the end
+        elif deed == "reset":
+            port.client.ask(13)
+            break  # and begin anew
+        else:
+            port.client.unmap(port.base, len(port.memory))
+            port.client.map(port.base, len(port.memory), port.memory_fd)
     return deeds
 
 
@@ -335,10 +349,34 @@ def test_hostile_guest(lab: Lab, figures: Figures, full: bool, seed: int) -> Non
     """Whatever it does, the card answers, and the next guest finds it in order."""
     lab.kill()
     _waits_for(lambda: _gone(lab), "the guest's memory stays")
-    before = lab.card.clock.violations_seen
-    deeds = _misbehave(lab, random.Random(seed), time.monotonic() + (300 if full else 10))
+    before, rng = lab.card.clock.violations_seen, random.Random(seed)
+    deeds: Counter[str] = Counter()
+    begun, least_s = time.monotonic(), 300 if full else 10
+
+    def refused() -> int:
+        return lab.card.clock.violations_seen - before
+
+    def enough() -> bool:
+        """Whether it was hostile for long, and so that it was noticed."""
+        spent_s = time.monotonic() - begun
+        return spent_s >= least_s and (refused() > 0 or spent_s >= least_s + 60)
+
+    with lab.tap.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        while not enough():
+            with attached(lab.card.socket) as port:
+                (function,) = port.run(scan(port))
+                device = port.run(NetDevice.probe(port, function, NetOptions(
+                    features=without(*rng.choice(((), (Feature.RING_PACKED,)))), queue_size=16,
+                    receive_bytes=2048)))
+                port.run(device.open())
+                for _frame in range(4):
+                    port.run(device.send(bytes(60)))
+                deeds += _misbehave(port, device, rng, lambda: sender.sendto(
+                    rng.randbytes(rng.randrange(1, 1400)), (_EVERYBODY, 9)))
     _waits_for(lambda: _gone(lab), "the guest's memory stays")
-    figures.add(deeds=deeds, refused_by_the_host=lab.card.clock.violations_seen - before)
+    assert refused()
+    figures.add(refused_by_the_host=refused(), **deeds)
     guest = lab.guest
     assert ping(guest, 50).received == 50
     assert tcp(guest, lab.tap, lab.card, 100_000, way="from guest").equal
