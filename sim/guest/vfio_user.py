@@ -35,6 +35,10 @@ _MAX_MAPS = 4096
 _IN_TURN = 64  # messages that are served before the card runs on
 _DRAIN_CYCLES = 5000
 _INFO_RESET, _INFO_PCI = 1, 2
+# As plain numbers: the complement of a flag knows only bits that have a name.
+_MAP_FLAGS = int(DmaFlags.READ | DmaFlags.WRITE)
+_UNMAP_FLAGS = int(DmaFlags.ALL)
+_IRQ_FLAGS = int(IrqFlags.DATA | IrqFlags.ACTION)
 _CAPABILITIES = {"capabilities": {
     "max_msg_fds": m.MAX_FDS, "max_data_xfer_size": m.MAX_DATA, "max_dma_maps": _MAX_MAPS,
     "pgsizes": _PAGE, "write_multiple": True}}
@@ -105,6 +109,11 @@ class Session:
             self._endpoint.release()
             self._tell(f"guest gone: {why}")
 
+    def settle(self) -> None:
+        """Serve what a guest that has hung up has left, and forget it; else do nothing."""
+        while self.open and self._channel.hung_up:
+            self._serve_some()
+
     def _serve_some(self) -> None:
         try:
             for _turn in range(_IN_TURN):
@@ -158,7 +167,7 @@ class Session:
 
     def _dma_map(self, message: Message) -> bytes:
         _argsz, flags, offset, address, size = _unpack(m.DMA_MAP, message.payload)
-        if flags & ~(DmaFlags.READ | DmaFlags.WRITE):
+        if flags & ~_MAP_FLAGS:
             raise Refused(errno.EINVAL, f"flags {flags:#x} of a map")
         if not size or address + size > 1 << 64 or (address | size | offset) % _PAGE:
             raise Refused(errno.EINVAL, f"a map of {size:#x} bytes at {address:#x}, must be pages")
@@ -191,7 +200,7 @@ class Session:
 
     def _dma_unmap(self, message: Message) -> bytes:
         argsz, flags, address, size = _unpack(m.DMA_UNMAP, message.payload)
-        if flags & ~DmaFlags.ALL:
+        if flags & ~_UNMAP_FLAGS:
             raise Refused(errno.ENOTSUP, f"flags {flags:#x} of an unmap")
         if flags & DmaFlags.ALL:
             gone = list(self._maps)
@@ -244,7 +253,7 @@ class Session:
     def _set_irqs(self, message: Message) -> bytes:
         _argsz, flags, index, start, count = _unpack(m.IRQ_SET, message.payload)
         data, action = flags & IrqFlags.DATA, flags & IrqFlags.ACTION
-        if flags & ~(IrqFlags.DATA | IrqFlags.ACTION) or data.bit_count() != 1 \
+        if flags & ~_IRQ_FLAGS or data.bit_count() != 1 \
                 or action.bit_count() != 1:
             raise Refused(errno.EINVAL, f"flags {flags:#x} of interrupts")
         vectors = self._irqs(index)
@@ -376,6 +385,8 @@ class VfioUserServer:
             sock, _address = self._listener.accept()
         except OSError:  # it has gone again
             return
+        if self.session is not None:
+            self.session.settle()
         if self.session is not None and self.session.open:
             self._tell("a second guest was turned away")
             sock.close()

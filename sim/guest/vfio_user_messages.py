@@ -171,6 +171,13 @@ class Channel:
         """Give the descriptor of the socket."""
         return self._socket.fileno()
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether the peer has closed its end; what it sent before can still be received."""
+        poll = select.poll()
+        poll.register(self._socket, 0)
+        return bool(poll.poll(0))
+
     def receive(self) -> Message | None:
         """Give the next message, None when it has not come whole; `HungUp` when none can come."""
         while True:
