@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
-import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -18,11 +17,12 @@ from typing import Self
 
 from sim.guest.debian import Unpacked, unpacked
 
-__all__ = ["UmlError", "UmlGuest", "hide_extended_state", "uml_programs"]
+__all__ = ["UmlError", "UmlGuest", "uml_programs"]
 
 _SUITE = "bookworm"
 
 _MODULES = ("net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net")
+_LAUNCHER = Path(__file__).with_name("uml_registers.py")
 _DONE = "@done@"
 _INIT = """\
 #!{busybox} sh
@@ -41,44 +41,9 @@ done
 _NARROW = "GLIBC_TUNABLES=glibc.cpu.hwcaps=" + ",".join(f"-{name}" for name in (
     "AVX", "AVX2", "AVX512F", "AVX512VL", "AVX512BW", "AVX512DQ", "AVX512CD",
     "AVX_Fast_Unaligned_Load", "XSAVE", "XSAVEC"))
-# Of seccomp and its filters, from the kernel's headers.
-_SET_NO_NEW_PRIVS, _SET_SECCOMP, _FILTER = 38, 22, 2
-_LOAD, _IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
-_X86_64, _PTRACE, _GETREGSET, _SETREGSET, _XSTATE = 0xC000_003E, 101, 0x4204, 0x4205, 0x202
-_ALLOW, _INVALID = 0x7FFF_0000, 0x0005_0016
-
 
 class UmlError(RuntimeError):
     """The guest did not come up, or a command in it failed; with what it said last."""
-
-
-class _Program(ctypes.Structure):
-    _fields_ = [("count", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
-
-
-def hide_extended_state() -> None:
-    """Let this process and its children save the registers of others in the old way alone.
-
-    The kernel of user-mode Linux has room for registers up to AVX-512. Where the processor has more
-    (AMX) it cannot put them back, and dies; without the newer call it takes the one for x87 and SSE.
-    To be called between fork and exec.
-    """
-    def word(code: int, value: int, equal: int = 0, other: int = 0) -> bytes:
-        return struct.pack("<HBBI", code, equal, other, value)
-
-    # Words at 0, 4, 16 and 32 of what a filter sees: number, architecture, arguments 0 and 2.
-    program = b"".join((
-        word(_LOAD, 4), word(_IF_EQUAL, _X86_64, 0, 8),
-        word(_LOAD, 0), word(_IF_EQUAL, _PTRACE, 0, 6),
-        word(_LOAD, 32), word(_IF_EQUAL, _XSTATE, 0, 4),
-        word(_LOAD, 16), word(_IF_EQUAL, _GETREGSET, 1), word(_IF_EQUAL, _SETREGSET, 0, 1),
-        word(_RETURN, _INVALID), word(_RETURN, _ALLOW)))
-    code = ctypes.create_string_buffer(program, len(program))
-    filters = _Program(len(program) // 8, ctypes.addressof(code))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if (libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            or libc.prctl(_SET_SECCOMP, _FILTER, ctypes.byref(filters), 0, 0)):
-        raise OSError(ctypes.get_errno(), "prctl")
 
 
 def uml_programs(tell: Callable[[str], None] = lambda line: None) -> Unpacked:
@@ -126,7 +91,8 @@ class UmlGuest:
         init.write_text(_INIT.format(busybox=busybox, done=_DONE,
                                      tools=f"{tools}:/usr/sbin:/usr/bin:/sbin:/bin"))
         init.chmod(0o755)
-        words = [str(kernel), f"mem={memory_mb}M", "root=/dev/root", "rootfstype=hostfs",
+        words = [sys.executable, "-I", str(_LAUNCHER), str(kernel), f"mem={memory_mb}M",
+                 "root=/dev/root", "rootfstype=hostfs",
                  "rootflags=/", "ro", f"init={init}", "con=null", "con0=fd:0,fd:1", "quiet",
                  "panic=-1", f"uml_dir={self.folder}", _NARROW, *arguments]
         if socket is not None:
@@ -136,7 +102,7 @@ class UmlGuest:
         self._new = threading.Condition()
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=hide_extended_state,
+            start_new_session=True,
             env={**os.environ, "TMPDIR": "/dev/shm"})
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -171,16 +137,16 @@ class UmlGuest:
         """Wait for the end of a command; give its lines."""
         deadline = time.monotonic() + timeout_s
         with self._new:
-            at = begin
+            seen = begin
             while True:
-                for at in range(at, len(self._said)):
+                for at in range(seen, len(self._said)):
                     if self._said[at].startswith(_DONE):
                         lines = self._said[begin:at]
                         status = self._said[at].removeprefix(_DONE)
                         if check and status != "0":
                             raise UmlError(f"status {status}: " + "\n".join(lines[-20:]))
                         return lines
-                at = len(self._said)
+                seen = len(self._said)
                 left = deadline - time.monotonic()
                 if left <= 0 or not self.alive:
                     tail = "\n".join(self._said[-20:])

@@ -207,13 +207,13 @@ class FrontEnd:
 
     def _set_addr(self, message: Message) -> Answer:
         address = vring_address(message)
-        ring = self.queues.ring(address.index)
+        ring = self.queues.ring(address.queue)
         # On a live ring it may come again to switch logging: then nothing else has changed.
         old = ring.address
         if old is None or old._replace(logged=address.logged, log=address.log) != address:
-            self.queues.halt_if(address.index)
+            self.queues.halt_if(address.queue)
         ring.address = address
-        self.queues.check_place(address.index)
+        self.queues.check_place(address.queue)
         self.queues.soon()
         return None
 
@@ -225,7 +225,7 @@ class FrontEnd:
         return None
 
     def _get_base(self, message: Message) -> Answer:
-        ring = self.queues.ring(vring_state(message).index)
+        ring = self.queues.ring(vring_state(message).queue)
         self.queues.halt_if(ring.index)
         ring.stopped = True
         self.queues.set_kick(ring, None)
@@ -279,7 +279,7 @@ class FrontEnd:
     def _vring_kick(self, message: Message) -> Answer:
         if not self.queues.inband:
             raise ProtocolError("a kick in band, which was not agreed on")
-        ring = self.queues.ring(vring_state(message).index)
+        ring = self.queues.ring(vring_state(message).queue)
         if ring.stopped:
             ring.stopped = False
             self.queues.soon()

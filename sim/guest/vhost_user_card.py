@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 _OWN = 1 << 62  # bus addresses of the bridge's own memory: above those of every guest
 _COMMAND_CYCLES = 200_000
 _POLL_CYCLES = 50
+_UNDER_WAY_CYCLES = 1000
 _CONTROL_ENTRIES = 16
 # What a front-end does not see, and the bridge wants of the card all the same.
 _BENEATH = (Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.SUSPEND)
@@ -234,6 +235,9 @@ class BridgedCard:
         for queue in queues:
             await virtio.enable_queue(queue.index)
         await virtio.add_status(Status.DRIVER_OK)
+        # The write is posted, and queues take their time: a frame that came now would find none.
+        await virtio.status()
+        await self._port.sleep(_UNDER_WAY_CYCLES)
         self._queues = {queue.index: queue for queue in queues}
         self.running = True
         if self._control is not None and pairs > 1 and virtio.has(Feature.MQ):

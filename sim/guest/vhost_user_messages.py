@@ -86,14 +86,14 @@ class ProtocolFeature(IntFlag):
 class VringState(NamedTuple):
     """A number of a queue."""
 
-    index: int
+    queue: int
     number: int
 
 
 class VringAddress(NamedTuple):
     """Where a queue lies, in the front-end's own addresses."""
 
-    index: int
+    queue: int
     logged: bool
     descriptors: int
     used: int
@@ -207,8 +207,8 @@ def vring_state(message: Message) -> VringState:
 
 def vring_address(message: Message) -> VringAddress:
     """Read where a queue lies."""
-    index, flags, descriptors, used, available, log = _unpack(message, _ADDRESS)
-    return VringAddress(index, bool(flags & 1), descriptors, used, available, log)
+    queue, flags, descriptors, used, available, log = _unpack(message, _ADDRESS)
+    return VringAddress(queue, bool(flags & 1), descriptors, used, available, log)
 
 
 def close_all(fds: Iterable[int]) -> None:

@@ -303,6 +303,7 @@ class FrontEndQueues:
             self._memory.clear()
             if self._logging:
                 self._clock.engine.memory.log_dirty(None)
+            self._log = None
             for ring in self._rings:
                 self.set_kick(ring, None)
                 ring.close()

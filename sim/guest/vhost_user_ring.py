@@ -91,8 +91,8 @@ class FrontEndRing:
     def _packed_position(self, memory: GuestMemory, descriptors: int) -> int | None:
         """Give where a packed ring begins, by the used half where front-ends give one.
 
-        A fresh ring is told as 80008000h, 8000h or 0. The last is also a ring that begins its second
-        lap: there the first descriptor has been used, and in a fresh one it has not.
+        A fresh ring is told as 80008000h, 8000h or 0. The last is also a ring that begins its
+        second lap: there the first descriptor has been used, and in a fresh one it has not.
         """
         used = self.base >> 16
         position = used or self.base & 0xFFFF

@@ -197,10 +197,10 @@ def run_uml(options: UmlRun) -> int:
                 "card_share": round(share, 3), "violations": card.clock.violations_seen}
     rows = [("first ping", f"{first_ping_s:.1f} s after the start"),
             ("pings", f"{pings.received} of {pings.sent}, {pings.average_ms:.1f} ms on average")]
-    rows += [(f"TCP {way}", f"{stream.size} bytes {'equal' if stream.equal else 'DIFFER'}, "
-                            f"{stream.wall_mbps:.2f} Mbit/s, simulated "
-                            f"{stream.simulated_gbps:.2f} Gbit/s")
-             for way, stream in streams.items()]
+    for name, stream in streams.items():
+        rows.append((f"TCP {name}", " ".join((
+            f"{stream.size} bytes {'equal' if stream.equal else 'DIFFER'},",
+            f"{stream.wall_mbps:.2f} Mbit/s, simulated {stream.simulated_gbps:.2f} Gbit/s"))))
     _finish(console, f"user-mode Linux, {report['rings']} rings", rows, report,
             options.folder / "uml.json")
     well = pings.received == pings.sent and all(stream.equal for stream in streams.values())
@@ -295,11 +295,11 @@ def run_testpmd(options: TestpmdRun) -> int:
                     options.folder.mkdir(parents=True, exist_ok=True)
                     (options.folder / "testpmd.log").write_text(guest.said)
     rate = done.returned / done.wall_s
-    rows = [("packets", f"{done.returned} of {done.sent} came back"
-                        f"{', some of them WRONG' if done.wrong else ''}"),
+    wrong = ", some of them WRONG" if done.wrong else ""
+    million = 1e-6 * done.returned / done.simulated_s
+    rows = [("packets", f"{done.returned} of {done.sent} came back{wrong}"),
             ("counters", "equal everywhere" if done.whole else "DIFFER, or packets were dropped"),
-            ("rate", f"{rate:.0f} packets a second, simulated "
-                     f"{1e-6 * done.returned / done.simulated_s:.1f} million")]
+            ("rate", f"{rate:.0f} packets a second, simulated {million:.1f} million")]
     _finish(console, "DPDK's testpmd", rows, {**asdict(done), "device": asdict(options.device),
                                               "whole": done.whole}, options.folder / "testpmd.json")
     return 0 if done.whole else 1

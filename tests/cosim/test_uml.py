@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
@@ -23,15 +22,12 @@ from sim.guest.vhost_user_server import VhostUserCard
 from sim.guest.wire_tap import Tap, TapError
 from sim.toolchain import ToolMissing
 from sw_driver.layouts import Feature
+from tests.cosim.conftest import Figures
 
-FULL = bool(os.environ.get("FULL"))
 CONFIG = NicConfig.preset("full")
-PINGS = 1000 if FULL else 200
-BYTES = 10_000_000 if FULL else 1_000_000
 FIRST_PING_S = 30  # on a busy machine; alone it is 3
 IN_BAND = PROTOCOL_FEATURES
 BY_DESCRIPTORS = PROTOCOL_FEATURES & ~ProtocolFeature.INBAND_NOTIFICATIONS
-Figures = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +52,16 @@ def card_on_tap(folder: Path, **options: Any) -> Iterator[tuple[VhostUserCard, T
 
 
 @pytest.mark.virtio("CORE-FEAT-03", "NET-MQ-01")
-@pytest.mark.parametrize(("packed", "queues", "protocol"), [
+@pytest.mark.parametrize("case", [
     (False, 1, IN_BAND), (True, 1, IN_BAND), (False, 2, BY_DESCRIPTORS), (True, 2, IN_BAND)],
     ids=["split", "packed", "split-2-descriptors", "packed-2"])
-def test_traffic(programs: Unpacked, tmp_path: Path, record_property: Figures, packed: bool,
-                 queues: int, protocol: ProtocolFeature) -> None:
+def test_traffic(programs: Unpacked, tmp_path: Path, figures: Figures, full: bool,
+                 case: tuple[bool, int, ProtocolFeature]) -> None:
     """Pings without loss, and streams that arrive as they were sent."""
+    packed, queues, protocol = case
     with (card_on_tap(tmp_path, hidden=hidden_of(packed=packed), protocol=protocol) as (card, tap),
           UmlGuest(programs, card.socket) as guest):
         first_ping_s = attach(guest, queues=queues)
-        record_property("first_ping_s", round(first_ping_s, 2))
         front = card.server.front_end
         assert front is not None
         features = front.queues.features
@@ -80,32 +76,33 @@ def test_traffic(programs: Unpacked, tmp_path: Path, record_property: Figures, p
         assert address == ":".join(re.findall("..", f"{CONFIG.mac:012x}"))
         assert int(guest.run("cat /sys/class/net/eth0/mtu")) == CONFIG.mtu
 
-        pings = uml_ping(guest, PINGS)
-        assert pings.received == pings.sent == PINGS
-        record_property("ping_average_ms", pings.average_ms)
+        pings = uml_ping(guest, 1000 if full else 200)
+        assert pings.received == pings.sent == (1000 if full else 200)
+        figures.add(first_ping_s=first_ping_s, ping_average_ms=pings.average_ms)
         for way in ("to guest", "from guest"):
-            stream = tcp(guest, tap, card, BYTES, way=way)  # type: ignore[arg-type]
+            stream = tcp(guest, tap, card, 10_000_000 if full else 1_000_000,
+                         way=way)
             assert stream.equal
             name = f"tcp_{way.replace(' ', '_')}"
-            record_property(f"{name}_wall_mbps", round(stream.wall_mbps, 2))
-            record_property(f"{name}_simulated_gbps", round(stream.simulated_gbps, 2))
+            figures.add(**{f"{name}_wall_mbps": stream.wall_mbps,
+                           f"{name}_simulated_gbps": stream.simulated_gbps})
         assert uml_ping(guest, 20, size=1400).received == 20
         assert not front.refused and not front.queues.notes
         spent = card.spent
-        record_property("simulated_s_per_wall_s", card.simulated_s / spent.wall_s)
-        record_property("card_share_of_cpu", round(spent.card_cpu_s / spent.cpu_s, 3))
+        figures.add(simulated_s_per_wall_s=card.simulated_s / spent.wall_s,
+                    card_share_of_cpu=spent.card_cpu_s / spent.cpu_s)
         assert first_ping_s < FIRST_PING_S
     assert card.server.served == 1
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
-def test_the_driver_leaves_and_comes_back(programs: Unpacked, tmp_path: Path,
+def test_the_driver_leaves_and_comes_back(programs: Unpacked, tmp_path: Path, full: bool,
                                           packed: bool) -> None:
     """Module unloaded and loaded: queues are disabled and set up afresh on one connection."""
     with (card_on_tap(tmp_path, hidden=hidden_of(packed=packed)) as (card, _tap),
           UmlGuest(programs, card.socket) as guest):
         attach(guest)
-        for _ in range(10 if FULL else 3):
+        for _ in range(10 if full else 3):
             guest.unload_driver()
             assert card.server.front_end is not None
             assert not card.server.front_end.queues.active
@@ -116,11 +113,12 @@ def test_the_driver_leaves_and_comes_back(programs: Unpacked, tmp_path: Path,
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
-def test_guests_are_killed_amid_traffic(programs: Unpacked, tmp_path: Path, packed: bool) -> None:
+def test_guests_are_killed_amid_traffic(programs: Unpacked, tmp_path: Path, full: bool,
+                                        packed: bool) -> None:
     """Each next guest attaches, and the card has let go of the memory of the one before."""
     with card_on_tap(tmp_path, hidden=hidden_of(packed=packed)) as (card, tap):
         regions = len(card.engine.memory.regions)
-        for delay_s in (0.0, 0.05, 0.3) if FULL else (0.05,):
+        for delay_s in (0.0, 0.05, 0.3) if full else (0.05,):
             with UmlGuest(programs, card.socket) as guest:
                 attach(guest)
                 assert len(card.engine.memory.regions) > regions
