@@ -151,6 +151,11 @@ class BridgedCard:
         await virtio.reset()
         return function, virtio, management, interrupts, await virtio.offered_features()
 
+    @property
+    def queues(self) -> dict[int, QueueSetup]:
+        """What it runs, by number; without the bridge's own control queue."""
+        return dict(self._queues)
+
     # --- configuration
 
     def read_config(self, offset: int, size: int) -> bytes:

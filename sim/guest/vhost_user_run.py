@@ -273,6 +273,12 @@ class TestpmdRun:
     def __post_init__(self) -> None:
         if self.packets < 1:
             raise ValueError(f"--packets must be at least 1, not {self.packets}")
+        device = self.device
+        if device.vectorized and device.mergeable:
+            raise ValueError("--vectorized needs --unmerged: DPDK has no such path otherwise")
+        if device.vectorized and device.packed and not device.in_order:
+            raise ValueError("--vectorized with --packed needs --in-order: DPDK has no such path "
+                             "otherwise")
         _check_queues(self.device.queues, self.config)
 
 
