@@ -20,6 +20,7 @@ from sim import toolchain
 from sim.guest.qemu import LinuxFiles, LinuxGuest, Qemu, find_qemu, linux_files
 from sim.guest.served_card import ServedCard
 from sim.guest.traffic import HOST, bring_up, ping, tcp
+from sim.guest.wire_end import Cable
 from sim.guest.wire_tap import Tap
 from sim.toolchain import ToolMissing
 from sw_driver.layouts import Feature
@@ -50,11 +51,15 @@ class Lab:
     def boot(self, sockets: list[Path] | None = None) -> LinuxGuest:
         """Start a guest in place of the one that may be there; wait until it takes commands."""
         self.kill()
-        self.boots += 1
-        self._guest = LinuxGuest(self._qemu, self._files, sockets or [self.card.socket],
-                                 self._logs / f"linux-{self.boots}.log")
+        self._guest = self.start(sockets or [self.card.socket])
         self._guest.wait_ready()
         return self._guest
+
+    def start(self, sockets: list[Path]) -> LinuxGuest:
+        """Start a guest; it is the caller's."""
+        self.boots += 1
+        return LinuxGuest(self._qemu, self._files, sockets,
+                          self._logs / f"linux-{self.boots}.log")
 
     @property
     def guest(self) -> LinuxGuest:
@@ -392,3 +397,20 @@ def test_two_cards_in_one_guest(lab: Lab, figures: Figures, tmp_path: Path) -> N
             assert ping(guest, 20, address=address).received == 20
         assert second.spent.frames_out >= 20
         lab.kill()
+
+
+def test_two_guests_on_a_cable(lab: Lab, tmp_path: Path) -> None:
+    """Two QEMUs, two cards, and nothing between them: what one sends the other receives."""
+    lab.kill()
+    left, right = Cable().ends
+    with (ServedCard(lab.config, tmp_path / "left", left) as one,
+          ServedCard(lab.config, tmp_path / "right", right) as other,
+          lab.start([one.socket]) as first, lab.start([other.socket]) as second):
+        for number, guest in enumerate((first, second)):
+            guest.wait_ready()
+            guest.run(f"ip link set eth0 address 02:52:4e:47:00:1{number}")
+            bring_up(guest, address=f"10.30.0.{1 + number}/24")
+        assert ping(first, 20, address="10.30.0.2").received == 20
+        assert ping(second, 20, size=8000, address="10.30.0.1").received == 20
+        assert left.dropped == right.dropped == 0
+        assert one.spent.frames_out == other.spent.frames_in
