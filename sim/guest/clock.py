@@ -168,7 +168,6 @@ class Clock:
     def post(self, request: Request) -> None:
         """Queue a posted request: it leaves in order, before any later read."""
         self.engine.access(request, forget=True)
-        self._active_at = self.engine.cycle
 
     def read(self, address: int, size: int) -> bytes:
         """Read 1 to 4096 bytes of the card's memory; all ones where it answers with an error."""
@@ -320,9 +319,10 @@ class Clock:
             self.violations.extend(found)
         seen = self._passed()
         if seen != self._seen:
+            frames = seen[-2:] != self._seen[-2:]
             self._seen, self._active_at = seen, engine.cycle
-        if happened & Event.TRANSMITTED:
-            self._put_out()
+            if frames:
+                self._put_out()
         if happened & Event.INTERRUPT:
             for callback in (*self._interrupt,):
                 callback()
@@ -334,7 +334,7 @@ class Clock:
             "rq_beats", "rc_beats", "cq_beats", "cc_beats", "wire_rx_frames", "wire_tx_frames"))
 
     def _put_out(self) -> None:
-        """Hand on what the card transmitted."""
+        """Hand on what the card transmitted; what it received is kept as well, and let go."""
         records, data = self.engine.wire.take()
         for record in records[records["received"] == 0]:
             at = int(record["offset"])

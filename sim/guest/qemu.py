@@ -8,6 +8,7 @@ import lzma
 import os
 import re
 import select
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -158,8 +159,12 @@ class LinuxGuest:
                  options: Sequence[str] = (), memory_mb: int = 256, processors: int = 2) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
+        # It ends with us, even if we are killed.
+        leash = shutil.which("setpriv")
         self.words = [
-            *qemu.words, *machine_options(qemu, memory_mb=memory_mb, processors=processors),
+            *((leash, "--pdeathsig", "KILL") if leash else ()),
+            *qemu.words,
+            *machine_options(qemu, memory_mb=memory_mb, processors=processors),
             "-kernel", str(files.kernel), "-initrd", str(files.initramfs),
             "-append", "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable",
             "-serial", f"file:{log}", "-serial", "stdio",

@@ -50,7 +50,7 @@ class Figures:
         """Add figures by name, with the unit in it."""
         for name, value in figures.items():
             self._properties.append(
-                (name, round(value, 4) if isinstance(value, float) else value))
+                (name, float(f"{value:.4g}") if isinstance(value, float) else value))
 
     @contextmanager
     def measure(self, card: ServedCard) -> Iterator[None]:

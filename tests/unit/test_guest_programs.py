@@ -12,7 +12,7 @@ import pytest
 from hw.config import NicConfig
 from sim.guest.debian import newer
 from sim.guest.initramfs import MODULES, Archive, linux_initramfs
-from sim.guest.qemu import _without_wrapping, card_options
+from sim.guest.qemu import Qemu, _without_wrapping, card_options, machine_options
 from sim.guest.serve import ServeOptions, command_line
 from tests.cosim.summary import Summary
 
@@ -98,6 +98,7 @@ def test_a_user_s_command_line(tmp_path: Path) -> None:
                            pcap=tmp_path / "w.pcap")
     assert [path.name for path in options.sockets] == ["c-0.sock", "c-1.sock"]
     assert [path and path.name for path in options.pcaps] == ["w-0.pcap", "w-1.pcap"]
+    assert any("share=on" in word for word in machine_options(Qemu(("qemu",), "tcg")))
     text = command_line(options.sockets)
     assert "share=on" in text
     assert "memory-backend=ram" in text

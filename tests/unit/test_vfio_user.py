@@ -191,16 +191,19 @@ def test_interrupts_wait_for_their_eventfd(bench: Bench) -> None:
             port.client.set_irqs(0x24, vector, 1, [event])
         port.client.read(4, 0, 4)
 
+        found: dict[int, int] = {}
+
         def signalled() -> int:
-            total = 0
-            for event in events.values():
+            before = sum(found.values())
+            for vector, event in events.items():
                 try:
-                    total += os.eventfd_read(event)
+                    found[vector] = found.get(vector, 0) + os.eventfd_read(event)
                 except BlockingIOError:
                     pass
-            return total
+            return sum(found.values()) - before
 
         waits_for(signalled)
+        assert len(found) == 1  # of all that the driver uses
         # By a message; masked and unmasked by one.
         port.client.set_irqs(0x21, min(vectors), 1)
         assert signalled() == 1
@@ -214,6 +217,32 @@ def test_interrupts_wait_for_their_eventfd(bench: Bench) -> None:
         assert signalled() == 0
         for event in events.values():
             os.close(event)
+
+
+def test_entries_of_vectors(client: VfioClient) -> None:
+    """They name the server's own addresses, and outlive resets; without an eventfd, or masked by a
+    message, they are masked."""
+    def entry(vector: int) -> tuple[int, int]:
+        client.write(v.CONFIG, 4, b"\2\0")
+        address, _data, control = struct.unpack("<QII", client.read(4, 16 * vector, 16))
+        return address, control
+
+    event = os.eventfd(0)
+    client.set_irqs(0x24, 1, 2, [event, event])
+    assert client.read(v.CONFIG, 4, 2) == b"\0\0"  # as the guest left it
+    places = [entry(vector)[0] for vector in (1, 2)]
+    assert all(0xFEE0_0000 <= place < 0xFEF0_0000 for place in places)
+    client.set_irqs(0x09, 2, 1)
+    for reset in (lambda: None, lambda: client.ask(v.RESET),
+                  lambda: client.write(v.CONFIG, 0x58 + 8, struct.pack("<H", 0x8000))):
+        reset()
+        assert [entry(vector)[1] for vector in range(4)] == [1, 0, 1, 1]
+        assert entry(1)[0] == places[0]
+    client.set_irqs(0x11, 2, 1)
+    assert entry(2) == (places[1], 0)
+    client.set_irqs(0x24, 2, 1)
+    assert entry(2)[1] == 1
+    os.close(event)
 
 
 def test_writes_to_the_vector_table_have_no_effect(bench: Bench) -> None:
@@ -322,6 +351,9 @@ def test_a_wrong_request_is_refused(bench: Bench, client: VfioClient, command: i
 
 
 def test_wrong_descriptors_are_refused(client: VfioClient) -> None:
+    """None of them stays open in the server, nor do those that a request had no use for."""
+    client.read(v.CONFIG, 0, 4)
+    before = _descriptors()
     fd = os.memfd_create("guest")
     os.ftruncate(fd, 0x2000)
     read, write = os.pipe()
@@ -340,8 +372,11 @@ def test_wrong_descriptors_are_refused(client: VfioClient) -> None:
         with pytest.raises(Answer):
             client.set_irqs(0x24, 0, count, fds)
     client.set_irqs(0x24, 0, 2, [event, event])
+    client.set_irqs(0x21, 0, 0)
+    client.ask(v.GET_INFO, bytes(16), [event, fd])
     for each in (fd, read, write, event):
         os.close(each)
+    waits_for(lambda: _descriptors() == before)  # some are closed behind the answer
 
 
 def test_the_first_message_is_version(bench: Bench) -> None:
@@ -376,6 +411,11 @@ def test_too_many_descriptors_end_the_connection(bench: Bench) -> None:
     with VfioClient(bench.path) as client:
         with pytest.raises(Ended):
             client.set_irqs(0x24, 0, 9, [event] * 9)
+    with VfioClient(bench.path) as client:  # as many in its second piece
+        client.raw(struct.pack("<HHIII", 1, v.SET_IRQS, 36, 0, 0), [event] * 8)
+        with pytest.raises(Ended):
+            client.raw(bytes(20), [event])
+            client.answer()
     os.close(event)
     waits_for(lambda: _descriptors() == before)
 
