@@ -17,7 +17,7 @@ RUN := $(BIN)/python
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help set-up sim bench soak fuzz test formal conformance lint verilog synth docs lock system-deps clean
+.PHONY: help set-up sim bench soak fuzz cosim test formal conformance lint verilog synth docs lock system-deps clean
 
 help:
 	@sed -n 's/^## *//p' $(MAKEFILE_LIST)
@@ -77,6 +77,11 @@ FIRST ?= 0
 fuzz: $(READY)
 	$(BIN)/ringlet fuzz $(CARD) --cases $(CASES) --first $(FIRST) $(if $(SEED),--seed $(SEED))
 
+## make cosim         unmodified drivers in real guests: build/cosim; FULL=1, TESTS=path, SEED=n
+##                    (root on Debian; programs come from its packages the first time)
+cosim: $(READY)
+	RINGLET_SEED=$(SEED) $(RUN) -m tests.cosim $(if $(FULL),--full) $(ARGS) $(TESTS)
+
 ## make verilog       the card's Verilog; CONFIG=full VFS=n SET="field=number ..."
 verilog: $(READY)
 	$(RUN) -m hw.verilog $(CARD)
@@ -95,10 +100,10 @@ docs: $(READY)
 lock:
 	$(PYTHON) sim/lock.py
 
-## make system-deps   install what only Debian has: Icarus Verilog (needs root)
+## make system-deps   install what only Debian has: Icarus Verilog, ip (needs root)
 system-deps:
 	apt-get update -qq
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iverilog
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iverilog iproute2
 
 ## make clean         remove everything generated except the environment
 clean:

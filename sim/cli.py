@@ -29,6 +29,9 @@ app = typer.Typer(
          "[bold]ringlet verilog full --vfs 64 --set queue_pairs=4[/bold]. hw/config.py lists the "
          "fields. What is written goes below build/.")
 
+guest = typer.Typer(help="Run real guests on the card: unmodified drivers, in wall time.")
+app.add_typer(guest, name="guest")
+
 _Preset = Annotated[str, typer.Argument(
     metavar="PRESET", help=f"The card to start from: {PRESETS}.")]
 # Numbers come as text: our own words name the value and what is allowed, in one line.
@@ -242,18 +245,139 @@ def synth(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
         print(report_card(preset, _overrides(vfs, pairs), folder, whole=not rooms_only))
 
 
+@app.command()
+def serve(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+          cards: Annotated[str, typer.Option(
+              metavar="N", help="How many cards, each at a socket of its own: 1 to 8.")] = "1",
+          socket: Annotated[Path, typer.Option(
+              metavar="PATH", help="Where QEMU attaches; with several cards PATH-0 and so on.",
+              )] = Path("build/guest/card.sock"),
+          wire: Annotated[str, typer.Option(
+              metavar="KIND", help="What is on the wire: tap (the kernel, in a network namespace; "
+                                   "needs root), cable (between two cards), none.")] = "tap",
+          pcap: Annotated[Path | None, typer.Option(
+              metavar="PCAP", help="Write the frames of the wire here.")] = None) -> int:
+    """Serve the card to a QEMU of your own (10.1 or newer), until Ctrl-C.
+
+    The card is a PCI function there, by vfio-user: any guest with a virtio-net driver can use it.
+    Prints the options that QEMU needs.
+    """
+    config = NicConfig.preset(preset, **_overrides(vfs, pairs))
+    from sim.guest.serve import ServeOptions, run_serve  # noqa: PLC0415  # as above
+
+    return run_serve(ServeOptions(config=config, socket=socket, cards=_whole("--cards", cards),
+                                  wire=wire, pcap=pcap))
+
+
+@guest.command()
+def linux(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+          pings: Annotated[str, typer.Option(
+              metavar="N", help="Pings to send.")] = "20",
+          size: Annotated[str, typer.Option(
+              "--bytes", metavar="N", help="Bytes of a TCP stream each way; 0 for none.",
+              )] = "1000000",
+          processors: Annotated[str, typer.Option(
+              metavar="N", help="Processors of the guest, 1 to 16; each gets a pair of queues.",
+              )] = "2",
+          pcap: Annotated[Path | None, typer.Option(
+              metavar="PCAP", help="Write the frames of the wire here.")] = None,
+          folder: Annotated[Path, typer.Option(
+              metavar="FOLDER", help="Where linux.json and the guest's messages go.",
+              )] = Path("build/guest")) -> int:
+    """Boot an unmodified Linux in QEMU on the card: first ping, pings, TCP both ways.
+
+    Programs come from Debian's packages the first time, below build/. Ends with 1 if something was
+    lost or changed.
+    """
+    config = NicConfig.preset(preset, **_overrides(vfs, pairs))
+    from sim.guest.linux import LinuxOptions, run_linux  # noqa: PLC0415  # as above
+
+    return run_linux(LinuxOptions(
+        config=config, pings=_whole("--pings", pings), size=_whole("--bytes", size),
+        processors=_whole("--processors", processors), pcap=pcap, folder=folder))
+
+
+@guest.command()
+def uml(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+        pings: Annotated[str, typer.Option(metavar="N", help="Pings to send.")] = "20",
+        size: Annotated[str, typer.Option(
+            "--bytes", metavar="N", help="Bytes of a TCP stream each way; 0 for none.",
+            )] = "1000000",
+        queues: Annotated[str, typer.Option(
+            metavar="N", help="Pairs of queues that the guest uses.")] = "1",
+        split: Annotated[bool, typer.Option("--split", help="Do not offer packed rings.")] = False,
+        pcap: Annotated[Path | None, typer.Option(
+            metavar="PCAP", help="Write the frames of the wire here.")] = None,
+        folder: Annotated[Path, typer.Option(
+            metavar="FOLDER", help="Where uml.json and the guest's messages go.",
+            )] = Path("build/guest")) -> int:
+    """Boot user-mode Linux on the card, by vhost-user: first ping, pings, TCP both ways.
+
+    Needs no QEMU, and is up in seconds. Ends with 1 if something was lost or changed.
+    """
+    config = NicConfig.preset(preset, **_overrides(vfs, pairs))
+    from sim.guest.vhost_user_run import UmlRun, run_uml  # noqa: PLC0415  # as above
+
+    return run_uml(UmlRun(config=config, pings=_whole("--pings", pings),
+                          size=_whole("--bytes", size), queues=_whole("--queues", queues),
+                          packed=not split, pcap=pcap, folder=folder))
+
+
+@guest.command()
+def testpmd(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+            packets: Annotated[str, typer.Option(
+                metavar="N", help="Packets to send; each comes back.")] = "10000",
+            queues: Annotated[str, typer.Option(metavar="N", help="Pairs of queues.")] = "1",
+            packed: Annotated[bool, typer.Option("--packed", help="Packed rings.")] = False,
+            in_order: Annotated[bool, typer.Option(
+                "--in-order", help="Chains are used in the order of the ring.")] = False,
+            unmerged: Annotated[bool, typer.Option(
+                "--unmerged", help="A frame in one receive buffer alone.")] = False,
+            vectorized: Annotated[bool, typer.Option(
+                "--vectorized", help="The driver's vector paths; with --unmerged.")] = False,
+            pcap: Annotated[Path | None, typer.Option(
+                metavar="PCAP", help="Write the frames of the wire here.")] = None,
+            folder: Annotated[Path, typer.Option(
+                metavar="FOLDER", help="Where testpmd.json and its messages go.",
+                )] = Path("build/guest")) -> int:
+    """Let DPDK's testpmd send packets back through the card, by vhost-user, and count them.
+
+    Ends with 1 if one was lost or changed, or the counters differ.
+    """
+    config = NicConfig.preset(preset, **_overrides(vfs, pairs))
+    from sim.guest.testpmd import TestpmdOptions  # noqa: PLC0415  # as above
+    from sim.guest.vhost_user_run import TestpmdRun, run_testpmd  # noqa: PLC0415
+
+    return run_testpmd(TestpmdRun(
+        config=config, packets=_whole("--packets", packets), device=TestpmdOptions(
+            queues=_whole("--queues", queues), packed=packed, in_order=in_order,
+            mergeable=not unmerged, vectorized=vectorized), pcap=pcap, folder=folder))
+
+
+def _commands(of: typer.Typer) -> list[str]:
+    return [each.name or each.callback.__name__ for each in of.registered_commands
+            if each.callback]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a mistake of the user is one line, and 2."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     command = next((word for word in words if not word.startswith("-")), "")
-    where = f"ringlet {command}".strip()
+    inside = ""
+    if command == "guest":  # the one command that has commands
+        inside = next((word for word in words[words.index(command) + 1:]
+                       if not word.startswith("-")), "")
+        words = words if inside or words[-1] != command else [*words, "--help"]
+    where = " ".join(word for word in ("ringlet", command, inside) if word)
     try:
         code = app(words, prog_name="ringlet", standalone_mode=False)
     except _UsageError as error:
-        known = [each.name or each.callback.__name__ for each in app.registered_commands
-                 if each.callback]
+        known = [*_commands(app), *(group.name for group in app.registered_groups if group.name)]
         if command and command not in known:
             print(f"ringlet: no command {command!r}; there are {', '.join(known)}",
+                  file=sys.stderr)
+        elif inside and inside not in _commands(guest):
+            print(f"ringlet guest: no guest {inside!r}; there are {', '.join(_commands(guest))}",
                   file=sys.stderr)
         else:
             reason = " ".join(error.format_message().split())

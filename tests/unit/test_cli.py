@@ -33,6 +33,15 @@ from sim.cli import main
     (["fuzz", "--cases", "0"], ["cases", "0", "at least 1"]),
     (["fuzz", "--first", "x"], ["first", "x", "whole number"]),
     (["soak", "--packets", "many"], ["packets", "many", "whole number"]),
+    (["serve", "--wire", "string"], ["wire", "string", "tap", "cable", "none"]),
+    (["serve", "--cards", "9"], ["cards", "9", "1 to 8"]),
+    (["serve", "--wire", "cable"], ["cable", "2 cards", "1"]),
+    (["serve", "--socket", "x" * 200], ["--socket", "107"]),
+    (["guest", "linux", "--pings", "0"], ["pings", "0", "at least 1"]),
+    (["guest", "linux", "--bytes", "-1"], ["--bytes", "-1", "whole number"]),
+    (["guest", "linux", "--processors", "17"], ["processors", "17", "1 to 16"]),
+    (["guest", "linux", "--no-such"], ["guest linux", "--no-such"]),
+    (["guest", "windows"], ["windows", "linux"]),
     (["no_such"], ["no_such", "sim", "verilog", "synth"]),
 ])
 def test_a_mistake_is_one_line(words: list[str], names: list[str], tmp_path: Path,
@@ -52,9 +61,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.split() == ["ringlet", version("ringlet")]
 
 
-@pytest.mark.parametrize("command", ["sim", "bench", "soak", "fuzz", "verilog", "synth"])
+@pytest.mark.parametrize("command", ["sim", "bench", "soak", "fuzz", "verilog", "synth", "serve",
+                                     "guest linux"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
-    assert command in capsys.readouterr().out
-    assert main([command, "--help"]) == 0
+    *group, name = command.split()
+    assert main(group) == 0
+    assert name in capsys.readouterr().out
+    assert main([*group, name, "--help"]) == 0
     assert "PRESET" in capsys.readouterr().out
