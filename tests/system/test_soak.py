@@ -108,8 +108,9 @@ def _received(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bit of what Python receives is other than it was."""
     receive = NetDevice.receive
 
-    async def broken(self: NetDevice, timeout_cycles: int | None = None) -> bytes | None:
-        frame = await receive(self, timeout_cycles)
+    async def broken(self: NetDevice, timeout_cycles: int | None = None, *,
+                     pair: int = 0) -> bytes | None:
+        frame = await receive(self, timeout_cycles, pair=pair)
         return None if frame is None else frame[:-1] + bytes([frame[-1] ^ 1])
 
     monkeypatch.setattr(NetDevice, "receive", broken)
