@@ -66,16 +66,19 @@ bench: $(READY)
 	$(BIN)/ringlet bench $(CARD) $(if $(QUICK),--quick) $(if $(FULL),--full) \
 		$(if $(COMPARE),--compare $(COMPARE)) $(if $(SEED),--seed $(SEED))
 
-## make soak          random traffic, stalls and resets; PACKETS=n, SEED=n: build/soak
+## make soak          random traffic, stalls and resets; PACKETS=n, SEED=n, JOBS=n: build/soak
 PACKETS ?= 100000
 soak: $(READY)
-	$(BIN)/ringlet soak $(CARD) --packets $(PACKETS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/ringlet soak $(CARD) --packets $(PACKETS) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(JOBS),--jobs $(JOBS))
 
-## make fuzz          hostile rings beside honest queues; CASES=n, SEED=n, FIRST=n: build/fuzz
+## make fuzz          hostile rings beside honest queues; CASES=n, SEED=n, FIRST=n, JOBS=n
+##                    (JOBS: processes, else one for each core): build/fuzz
 CASES ?= 80
 FIRST ?= 0
 fuzz: $(READY)
-	$(BIN)/ringlet fuzz $(CARD) --cases $(CASES) --first $(FIRST) $(if $(SEED),--seed $(SEED))
+	$(BIN)/ringlet fuzz $(CARD) --cases $(CASES) --first $(FIRST) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(JOBS),--jobs $(JOBS))
 
 ## make cosim         unmodified drivers in real guests: build/cosim; FULL=1, TESTS=path, SEED=n
 ##                    (root on Debian; programs come from its packages the first time)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -40,10 +41,23 @@ _Vfs = Annotated[str | None, typer.Option(
 _Set = Annotated[list[str] | None, typer.Option(
     "--set", metavar="FIELD=NUMBER",
     help="Override a field of the preset, such as queue_pairs=4. May be given again.")]
+_Jobs = Annotated[str | None, typer.Option(
+    "--jobs", metavar="N", help="Processes that share the work; without it one for each core.")]
 
 
 def _overrides(vfs: str | None, pairs: Sequence[str] | None) -> dict[str, int]:
     return parse_overrides([*([f"vfs={vfs}"] if vfs is not None else []), *(pairs or [])])
+
+
+def _card(preset: str, vfs: str | None, pairs: Sequence[str] | None) -> str:
+    """Give what names the card beside a make target."""
+    return " ".join([*([f"CONFIG={preset}"] if preset != "full" else []),
+                     *([f"VFS={vfs}"] if vfs else []),
+                     *([f'SET="{" ".join(pairs)}"'] if pairs else [])])
+
+
+def _jobs(text: str | None) -> int:
+    return os.cpu_count() or 1 if text is None else _whole("--jobs", text)
 
 
 def _whole(name: str, text: str) -> int:
@@ -166,19 +180,22 @@ def soak(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
              metavar="N", help="Frames that are to go the whole way, in both directions "
                                "together.")] = "100000",
          seed: Annotated[str, typer.Option(
-             metavar="N", help="Seed of everything random: the same seed, the same run.")] = "1",
+             metavar="N", help="Seed of everything random: the same seed and jobs, the same "
+                               "run.")] = "1",
+         jobs: _Jobs = None,
          folder: Annotated[Path, typer.Option(
              metavar="FOLDER", help="Where the summary goes.")] = Path("build/soak")) -> int:
-    """Run random traffic over random hosts and links, with stalls and resets.
+    """Run random traffic over random hosts and links, with stalls, resets and suspensions.
 
     Every frame is accounted for. Ends with 1 at the first that was lost, repeated, changed or out
-    of order. Leaves summary.json in the folder.
+    of order; how to see it again is printed. Leaves summary.json in the folder.
     """
-    from sim.soak import SoakOptions, run_soak  # noqa: PLC0415  # as below
+    config = NicConfig.preset(preset, **_overrides(vfs, pairs))
+    from sim.soak.run import SoakOptions, run_soak  # noqa: PLC0415  # as below
 
     return run_soak(SoakOptions(
-        config=NicConfig.preset(preset, **_overrides(vfs, pairs)), seed=_whole("--seed", seed),
-        packets=_whole("--packets", packets), folder=folder))
+        config=config, card=_card(preset, vfs, pairs), seed=_whole("--seed", seed),
+        packets=_whole("--packets", packets), jobs=_jobs(jobs), folder=folder))
 
 
 @app.command()
@@ -190,6 +207,7 @@ def fuzz(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
          seed: Annotated[str, typer.Option(
              metavar="N", help="Seed of everything random: the same seed and case, the same "
                                "run.")] = "1",
+         jobs: _Jobs = None,
          folder: Annotated[Path, typer.Option(
              metavar="FOLDER", help="Where the summary goes.")] = Path("build/fuzz")) -> int:
     """Run hostile rings against the card, beside honest queues, with resets.
@@ -200,11 +218,10 @@ def fuzz(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
     config = NicConfig.preset(preset, **_overrides(vfs, pairs))
     from sim.fuzz.run import FuzzOptions, run_fuzz  # noqa: PLC0415  # as below
 
-    card = [*([f"CONFIG={preset}"] if preset != "full" else []), *([f"VFS={vfs}"] if vfs else []),
-            *([f'SET="{" ".join(pairs)}"'] if pairs else [])]
     return run_fuzz(FuzzOptions(
-        config=config, card=" ".join(card), cases=_whole("--cases", cases),
-        first=_whole("--first", first), seed=_whole("--seed", seed), folder=folder))
+        config=config, card=_card(preset, vfs, pairs), cases=_whole("--cases", cases),
+        first=_whole("--first", first), seed=_whole("--seed", seed), jobs=_jobs(jobs),
+        folder=folder))
 
 
 @app.command()

@@ -107,6 +107,11 @@ class Ring(ABC, Generic[Token]):
         """Chains that were added and did not come back."""
         return len(self._chains)
 
+    @property
+    def tokens(self) -> dict[int, Token]:
+        """What was given with each chain that did not come back, by number."""
+        return {number: chain.token for number, chain in self._chains.items()}
+
     @abstractmethod
     def add(self, readable: Sequence[Segment], writable: Sequence[Segment], token: Token) -> int:
         """Add a chain; the device does not see it before `publish`. Gives its number.

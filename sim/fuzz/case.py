@@ -8,17 +8,21 @@ from sim.fuzz.arena import Broken
 from sim.fuzz.driver import RECEIVE, TRANSMIT, HostileDevice, draw_host, draw_manners
 from sim.fuzz.honest import Honest, feed
 from sim.fuzz.judge import Books
+from sim.fuzz.meddle import Meddler
 from sim.fuzz.scene import SETTLE_CYCLES, Scene
 from sim.fuzz.split import HostileSplit
 from sim.native.engine import Engine
 from sim.native.port import NativePort
 from sw_driver.layouts import Feature, Status
 from sw_driver.management import Management
+from sw_driver.net import NetOptions
 from sw_driver.pci import scan
+from sw_driver.virtio_pci import TransportError
 
 __all__ = ["Case", "fuzz_case"]
 
 _ROUNDS = 5
+_SHORT_ROUNDS = 12
 _STARTED_CYCLES = 100     # until DRIVER_OK has come to all queues: what comes before is dropped
 _LEFT_CYCLES = 1500       # what was on its way from the wire is dropped by then
 
@@ -87,6 +91,39 @@ class Case(Scene):
             await self.port.sleep(rng.choice((1, 5, 30, 200)))
             self._take()
         return False
+
+    async def _rest(self) -> None:
+        """Let the device rest (SUSPEND): it is silent, whatever it is told, unless it is broken."""
+        device, rng = self.device, self.rng
+        self.books.kinds["suspension"] += 1
+        self.story.append("suspension")
+        try:
+            await device.suspend()
+        except TransportError:
+            await self._broken_instead("suspended")
+            return
+        begun = self._requests()
+        for _ in range(rng.choice((0, 1, 20))):
+            self.books.chains += self.maker.good()
+        await self._show()
+        await self.port.sleep(rng.randint(1, 800))
+        if self._requests() != begun:
+            raise Broken("a suspended device reads, writes or interrupts")
+        try:
+            await device.resume()
+        except TransportError:
+            await self._broken_instead("resumed")
+
+    async def _broken_instead(self, what: str) -> None:
+        """See that it is a fault for which the device did not do as it was told."""
+        self.device.is_suspended = False
+        if not await self.device.virtio.status() & Status.NEEDS_RESET:
+            raise Broken(f"the device is not {what}, and does not ask for a reset")
+
+    def _requests(self) -> list[int]:
+        """Give how much the card has asked of the host."""
+        counters = self.engine.counters
+        return [counters[name] for name in ("rq_reads", "rq_writes", "rq_interrupts")]
 
     async def _go_on(self) -> bool:
         """Give as many good chains as there is room for, and no mistake."""
@@ -188,23 +225,61 @@ class Case(Scene):
 
     # --- rounds
 
-    async def _round(self) -> None:
-        rng, port, device = self.rng, self.port, self.device
-        device.victim = rng.choice((RECEIVE, TRANSMIT))
-        device.options = draw_manners(rng, self.config)
+    async def _begin_round(self, victim: int, options: NetOptions) -> None:
+        """Open the device, and let honest traffic begin."""
+        device = self.device
+        device.victim, device.options = victim, options
         self._faulted = False
         await device.open()
-        await port.sleep(_STARTED_CYCLES)
-        self.honest = Honest(device, self.engine, port, self.books, rng.random())
+        await self.port.sleep(_STARTED_CYCLES)
+        self.honest = Honest(device, self.engine, self.port, self.books, self.rng.random())
         if not self.transmit:
             self._feed()
         self._begin_counts()
+
+    async def _short_rounds(self) -> None:
+        """Mistakes at once, and resets amid chains: drivers of the same manners in a row.
+
+        So what the card loses at each reset adds up.
+        """
+        rng = self.rng
+        victim = rng.choice((RECEIVE, TRANSMIT))
+        options = draw_manners(rng, self.config, tables=rng.random() < 0.7)
+        for _ in range(_SHORT_ROUNDS):
+            self.story.clear()
+            await self._begin_round(victim, options)
+            how = rng.choice(("mistakes", "mistakes", "mistakes", "amid", "amid", "jump"))
+            self.story += ["short", how]
+            await self._good(rng.choice((0, 0, 2, 20)))
+            if how == "amid":
+                for _ in range(rng.choice((3, 64, 256))):
+                    self.books.chains += self.maker.good()
+                await self._show()
+                await self._pass(rng.choice((rng.randint(1, 200), rng.randint(1, 1000))))
+            else:
+                must = await (self._jump if how == "jump" else self._mistakes)()
+                await self._outcome(how, must=must)
+                self._faulted = must
+            await self._reset(rng.choice(("device", "function")))
+
+    async def _round(self) -> None:
+        rng, device = self.rng, self.device
+        await self._begin_round(rng.choice((RECEIVE, TRANSMIT)), draw_manners(rng, self.config))
         await self._good(self.ring.size * rng.choice((1, 3, 8)) + 10)
         await self._clean()
+        meddler = None
+        if rng.random() < 0.4:
+            meddler = Meddler(self.management, self.port, self.books.kinds, rng.random())
+        if rng.random() < 0.3:
+            await self._rest()
         how = rng.choice(("mistakes", "mistakes", "mistakes", "jump", "scramble", "go on"))
         self.story.append(how)
         must = await {"mistakes": self._mistakes, "jump": self._jump, "scramble": self._scramble,
                       "go on": self._go_on}[how]()
+        if rng.random() < 0.2:
+            await self._rest()
+        if meddler is not None:
+            await meddler.end()
         if rng.random() < 0.35:
             self.story.append("reset amid it")
             await self._pass(rng.choice((rng.randint(1, 200), rng.randint(1, 2000))))
@@ -240,6 +315,7 @@ class Case(Scene):
             self.port = NativePort(self.engine, strict=False)
             try:
                 self.port.run(self._start())
+                self.port.run(self._short_rounds())
                 for _ in range(_ROUNDS):
                     self.story.clear()
                     self.port.run(self._round())
@@ -252,7 +328,7 @@ def fuzz_case(config: NicConfig, seed: int, number: int, books: Books) -> str | 
     """Run a case, the same every time; give what was wrong, and None if nothing was.
 
     Each driver's ring is filled with good chains, then with mistakes or with chaos, beside honest
-    queues; and a reset of one kind or another ends it.
+    queues; and a reset of one kind or another ends it. Several drivers with few chains come first.
     """
     case = Case(config, seed, number, books)
     try:

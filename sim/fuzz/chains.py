@@ -67,7 +67,7 @@ class Chains:
         self.packed = ring.modes.packed
         self.table_max = min(ring.size, sizes.table)
         self._named: list[tuple[int, int, bool]] = []
-        longest = sizes.frame if rng.random() < 0.1 else 300
+        longest = sizes.frame if rng.random() < 0.25 else 300
         self._lengths = (1, 60, 60, 60, 61, 127, 128, 200, longest)
         self._plain = rng.random() < 0.4  # most chains of one or two descriptors
 

@@ -86,9 +86,13 @@ def draw_host(rng: random.Random) -> EngineOptions:
         stalls=rng.choice((0.0, 0.0, 0.05, 0.3)), tlp_log=TLP_LOG, seed=rng.randrange(1 << 30))
 
 
-def draw_manners(rng: random.Random, config: NicConfig) -> NetOptions:
-    """Draw what a driver agrees on, and what it does with its honest queue."""
-    left_out = [feature for feature in _OPTIONAL if rng.random() < 0.5]
+def draw_manners(rng: random.Random, config: NicConfig, *, tables: bool = False) -> NetOptions:
+    """Draw what a driver agrees on, and what it does with its honest queue.
+
+    ``tables``: it agrees on tables in any case.
+    """
+    left_out = [feature for feature in _OPTIONAL if rng.random() < 0.5
+                and not (tables and feature == Feature.INDIRECT_DESC)]
     return NetOptions(
         features=without(*left_out), queue_size=rng.choice((16, 64)), refill_batch=8,
         interrupts=rng.random() < 0.8, max_payload=config.max_payload_bytes,

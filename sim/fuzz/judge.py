@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from hw.virtio.types import FaultReason
 from sim.fuzz.arena import Broken
@@ -41,6 +41,12 @@ class Books:
     resets: Counter[str] = field(default_factory=Counter)
     cycles: int = 0
     engine_cpu_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def add(self, other: Books) -> None:
+        """Count what another one has counted as well."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
 @dataclass

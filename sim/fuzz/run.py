@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,14 @@ class FuzzOptions:
     first: int = 0
     """Number of the first case."""
     seed: int = 1
+    jobs: int = 1
+    """Processes that take one case after the other."""
     folder: Path = Path("build/fuzz")
+
+    def __post_init__(self) -> None:
+        for name in ("cases", "jobs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 def _command(options: FuzzOptions, number: int) -> str:
@@ -40,25 +50,46 @@ def _command(options: FuzzOptions, number: int) -> str:
                      f"SEED={options.seed} FIRST={number} CASES=1"])
 
 
+def _work(options: FuzzOptions, number: int) -> tuple[int, str | None, Books]:
+    """Run a case; give its number, what was wrong, and what was counted."""
+    books = Books()
+    begun = time.process_time()
+    text = fuzz_case(options.config, options.seed, number, books)
+    books.cpu_s = time.process_time() - begun
+    return number, text, books
+
+
+def _results(options: FuzzOptions) -> Iterator[tuple[int, str | None, Books]]:
+    """Run all cases; give them by their numbers, however many run at once."""
+    numbers = range(options.first, options.first + options.cases)
+    if options.jobs == 1:
+        for number in numbers:
+            yield _work(options, number)
+        return
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield from pool.map(_work, [options] * len(numbers), numbers)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def run_fuzz(options: FuzzOptions) -> int:
     """Run all cases; give 0, or 1 when something was wrong in one of them.
 
     Leaves ``summary.json`` in the folder. The last line is ``fuzz: N passed, N failed, N skipped``,
     in cases.
     """
-    if options.cases < 1:
-        raise ValueError(f"cases must be at least 1, not {options.cases}")
     console = Console()
     with console.status("building the card's library (minutes, but only once)"):
         card_library(options.config)
-    begun = time.process_time()
+    begun = time.monotonic()
     books = Books()
     failures: list[dict[str, Any]] = []
     with Progress(TextColumn("cases"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                   console=console, transient=True) as progress:
         task = progress.add_task("", total=options.cases)
-        for number in range(options.first, options.first + options.cases):
-            text = fuzz_case(options.config, options.seed, number, books)
+        for number, text, counted in _results(options):
+            books.add(counted)
             if text is not None:
                 again = _command(options, number)
                 failures.append({"case": number, "command": again, "text": text})
@@ -73,7 +104,7 @@ def run_fuzz(options: FuzzOptions) -> int:
         "kinds": dict(sorted(books.kinds.items())), "faults": dict(sorted(books.faults.items())),
         "resets": dict(sorted(books.resets.items())), "cycles": books.cycles,
         "engine_cpu_s": round(books.engine_cpu_s, 1),
-        "cpu_s": round(time.process_time() - begun, 1)}
+        "cpu_s": round(books.cpu_s, 1), "wall_s": round(time.monotonic() - begun, 1)}
     options.folder.mkdir(parents=True, exist_ok=True)
     write_if_changed(options.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     console.print(f"{books.chains} chains, {books.used} used; {books.accesses} accesses seen; "

@@ -175,7 +175,7 @@ def _link(folder: Path, header: str, sources: Sequence[str], others: Sequence[st
     return library
 
 
-_OURS = ("api.cpp", "driver.cpp", "engine.cpp", "host_access.cpp", "memory.cpp",
+_OURS = ("api.cpp", "contents.cpp", "driver.cpp", "engine.cpp", "host_access.cpp", "memory.cpp",
          "packed_driver.cpp", "root_complex.cpp", "rules.cpp", "split_driver.cpp", "wire.cpp")
 
 

@@ -416,6 +416,10 @@ class Engine:
                              descriptors=descriptors, device_event=device_event, used=used,
                              chains=chains)
 
+    def clear_drivers(self) -> None:
+        """Forget all ring drivers; those that there are may not be used any more."""
+        self._library.rl_drivers_clear(self.handle)
+
     # --- the card played by hand
 
     def hand_request(self, request: Request) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FRAME", "INTERRUPT", "PACKED_CHAIN", "TLP", "VIOLATION", "AccessRecord",
-           "CompletionRecord", "DriverParameters", "DriverRecord", "Event", "LimitsRecord",
-           "RequestRecord", "load"]
+__all__ = ["FRAME", "INTERRUPT", "PACKED_CHAIN", "PIECE", "TLP", "VIOLATION", "WRITTEN",
+           "AccessRecord", "CompletionRecord", "DriverParameters", "DriverRecord", "Event",
+           "LimitsRecord", "RequestRecord", "load"]
 
 
 class Event(IntFlag):
@@ -42,6 +42,10 @@ PACKED_CHAIN = np.dtype([
     ("address", "u8"), ("length", "u4"), ("writable", "u4"), ("id", "u2"), ("flags", "u2"),
     ("pad", "u4")])
 """A chain of a packed ring, in one descriptor (``packed_driver.h``)."""
+PIECE = np.dtype([("address", "u8"), ("bytes", "u4"), ("chain", "u4")])
+"""A part of a chain's buffer, and what its driver calls the chain (``contents.h``)."""
+WRITTEN = np.dtype([("written", "u4"), ("room", "u4")])
+"""Bytes that the card wrote into a chain, and those that it has."""
 
 
 class RequestRecord(ctypes.Structure):
@@ -140,6 +144,9 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
                                      _BYTES, c_uint)),
     "rl_driver_state": (None, (_E, c_uint, POINTER(DriverRecord))),
     "rl_driver_times": (None, (_E, c_uint, _U64S)),
+    "rl_driver_contents": (c_uint, (_E, c_uint, _BYTES, c_uint, c_int64, c_uint32)),
+    "rl_driver_kept": (None, (_E, c_uint, _U64S)),
+    "rl_driver_take": (None, (_E, c_uint, _BYTES, _BYTES)),
     "rl_driver_stop": (None, (_E, c_uint)),
     "rl_drivers_clear": (None, (_E,)),
     "rl_hand_request": (None, (_E, POINTER(RequestRecord), c_char_p)),

@@ -125,6 +125,51 @@ class RingDriver:
         self._library.rl_driver_times(self._handle, self._index, times.ctypes.data)
         return times
 
+    def number(self, pieces: Sequence[tuple[int, int, int]], *, stamp_at: int, first: int) -> None:
+        """Give each chain a number of its own whenever it is given again, from ``first`` on.
+
+        ``pieces`` are address, bytes and chain of all buffers, those of one chain in the order of
+        its bytes; the number lies at ``stamp_at``, in 4 bytes, the highest first. In a split ring a
+        chain is called by its head, in a packed one by its place among ``chains``.
+        """
+        if stamp_at < 0:
+            raise ValueError(f"stamp_at must be at least 0, not {stamp_at}")
+        self._contents(pieces, stamp_at, first)
+
+    def keep(self, pieces: Sequence[tuple[int, int, int]]) -> None:
+        """Keep what the card writes into each chain, for `take`; ``pieces`` as of `number`."""
+        self._contents(pieces, -1, 0)
+
+    def _contents(self, pieces: Sequence[tuple[int, int, int]], stamp_at: int, first: int) -> None:
+        table = np.array(pieces, c.PIECE)
+        good = self._library.rl_driver_contents(
+            self._handle, self._index, table.ctypes.data, len(table), stamp_at, first & 0xFFFF_FFFF)
+        if good < len(table):
+            raise ValueError(f"piece {good}, {pieces[good][1]} bytes at {pieces[good][0]:#x}, must "
+                             "lie in memory")
+
+    def _kept(self) -> tuple[int, int, int]:
+        counts = np.zeros(3, np.uint64)
+        self._library.rl_driver_kept(self._handle, self._index, counts.ctypes.data)
+        records, size, following = counts.tolist()
+        return records, size, following
+
+    @property
+    def next_number(self) -> int:
+        """What the chain that is given next will be numbered."""
+        return self._kept()[2]
+
+    def take(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, np.dtype[np.uint8]]]:
+        """Take what was kept of chains, in the order in which they came back.
+
+        Gives a `sim.native.library.WRITTEN` of each, and the bytes of all.
+        """
+        count, size, _number = self._kept()
+        records, data = np.zeros(count, c.WRITTEN), np.zeros(size, np.uint8)
+        self._library.rl_driver_take(self._handle, self._index, records.ctypes.data,
+                                     data.ctypes.data)
+        return records, data
+
     def stop(self) -> None:
         """Make nothing available any more; what the card still has comes back."""
         self._library.rl_driver_stop(self._handle, self._index)

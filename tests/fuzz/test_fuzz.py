@@ -17,7 +17,8 @@ from sim.fuzz.case import fuzz_case
 from sim.fuzz.judge import Books
 from sim.fuzz.run import FuzzOptions, run_fuzz
 from sim.native.wire import NativeWire
-from sw_driver.management import FaultRecord, Management
+from sw_driver.management import FaultRecord, Management, Position
+from sw_driver.virtio_pci import VirtioPci
 
 ROOT = Path(__file__).parents[2]
 FULL = NicConfig.preset("full")
@@ -85,8 +86,37 @@ def _mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Management, "take_fault", other)
 
 
+def _place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a queue that runs take another position."""
+    async def done(self: Management, queue: int, position: int) -> None:
+        pass
+
+    monkeypatch.setattr(Management, "load_position", done)
+
+
+def _sleepless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the device not be suspended, whatever it is told."""
+    async def done(self: VirtioPci) -> None:
+        pass
+
+    monkeypatch.setattr(VirtioPci, "suspend", done)
+    monkeypatch.setattr(VirtioPci, "resume", done)
+
+
+def _stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the card say of queues that they do not run."""
+    position = Management.position
+
+    async def other(self: Management, queue: int) -> Position:
+        return replace(await position(self, queue), started=False)
+
+    monkeypatch.setattr(Management, "position", other)
+
+
 @pytest.mark.parametrize(("fault", "says"), [
-    (_narrow, "which nothing names"), (_turned, "which nothing names"), (_change, "a frame"),
+    (_place, "was given another position"), (_stopped, "says that it does not"),
+    (_sleepless, "a suspended device"), (_narrow, "which nothing names"),
+    (_turned, "which nothing names"), (_change, "a frame"),
     (_forget, "fault record"), (_mistake, "the fault of another queue"),
 ])
 def test_it_sees_what_is_wrong(fault: Callable[[pytest.MonkeyPatch], None], says: str,
@@ -104,6 +134,18 @@ def test_a_case_is_the_same_each_time() -> None:
         assert fuzz_case(FULL, 3, 1, books) is None
         books.engine_cpu_s = 0.0
     assert first == second and first.cycles
+
+
+def test_several_processes(tmp_path: Path, seed: int) -> None:
+    """They share the cases, and find what one finds."""
+    counted = []
+    for jobs in (1, 2):
+        assert run_fuzz(FuzzOptions(config=FULL, cases=2, first=4, seed=seed, jobs=jobs,
+                                    folder=tmp_path)) == 0
+        counted.append(json.loads((tmp_path / "summary.json").read_text()))
+        for name in ("engine_cpu_s", "cpu_s", "wall_s"):
+            del counted[-1][name]
+    assert counted[0] == counted[1]
 
 
 def test_a_failure_says_how_to_run_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

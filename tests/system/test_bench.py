@@ -1,9 +1,8 @@
-"""The benchmark and the soak, short: the same figures twice, below every limit, nothing lost."""
+"""The benchmark, short: the same figures twice, below every limit."""
 
 from __future__ import annotations
 
 import json
-import random
 from itertools import product
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from sim.bench.points import Abilities, Point, points
 from sim.bench.results import point_row
 from sim.bench.run import BenchOptions, run_bench
 from sim.bench.throughput import Spent, abilities, measure
-from sim.soak import SoakFailure, SoakOptions, _driver, _turns, run_soak, soak
-from sw_driver.layouts import Feature
 
 ROOT = Path(__file__).parents[2]
 FULL = NicConfig.preset("full")
@@ -91,51 +88,3 @@ def test_a_run_that_is_stopped_leaves_nothing(tmp_path: Path,
     with pytest.raises(KeyboardInterrupt):
         run_bench(BenchOptions(config=FULL, preset="full", seed=1, folder=tmp_path))
     assert not list(tmp_path.iterdir())
-
-
-def test_soak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = SoakOptions(config=FULL, packets=6000, seed=5, folder=tmp_path)
-    assert run_soak(options) == 0
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["passed"] >= 6000
-    assert summary["sent"] and summary["received"] and summary["resets"] and summary["manners"]
-    assert summary["received"] + sum(summary["dropped"].values()) <= summary["given"]
-    assert capsys.readouterr().out.endswith(f"soak: {summary['passed']} passed, 0 failed, "
-                                            "0 skipped\n")
-
-
-def test_a_soak_has_all_manners() -> None:
-    """Of eight drivers, one has each mixture; frames are merged into buffers that are short."""
-    turns = _turns(random.Random(3))
-    for _ in range(3):
-        assert {tuple(next(turns)) for _ in range(8)} == {
-            (ring, *merged, *tables) for ring in ("split", "packed")
-            for merged in ((), ("merged",)) for tables in ((), ("tables",))}
-    rng = random.Random(4)
-    for _ in range(200):
-        manners = next(turns)
-        net = _driver(rng, FULL, manners)
-        assert (Feature.RING_PACKED in net.features) == manners.packed
-        assert (Feature.INDIRECT_DESC in net.features) == manners.tables
-        assert (Feature.MRG_RXBUF in net.features) == manners.merged
-        assert (net.receive_bytes is not None) == manners.merged
-
-
-@pytest.mark.parametrize(("change", "says"), [
-    (lambda frame: frame[:-1] + bytes([frame[-1] ^ 1]), "was changed"),
-    (lambda frame: frame[:3] + b"\x07" + frame[4:], "was changed"),
-])
-def test_soak_sees_what_is_wrong(change: object, says: str,
-                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frame that comes back other than it was is found."""
-    from sw_driver.net import NetDevice  # noqa: PLC0415  # only to be broken here
-
-    receive = NetDevice.receive
-
-    async def broken(self: NetDevice, timeout_cycles: int | None = None) -> bytes | None:
-        frame = await receive(self, timeout_cycles)
-        return None if frame is None else change(frame)  # type: ignore[operator]
-
-    monkeypatch.setattr(NetDevice, "receive", broken)
-    with pytest.raises(SoakFailure, match=says):
-        soak(SoakOptions(config=FULL, packets=500, seed=5))

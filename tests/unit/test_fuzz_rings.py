@@ -9,14 +9,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from hw.pcie.types import RequestKind
 from hw.virtio.types import FaultReason
 from sim.fuzz.arena import Arena, Broken
 from sim.fuzz.chains import ChainSizes
+from sim.fuzz.driver import TLP_LOG
+from sim.fuzz.judge import Books, Judge, WireBook
 from sim.fuzz.mistakes import Mistakes
 from sim.fuzz.packed import HostilePacked
 from sim.fuzz.rings import Fate, Given, HostileRing, Modes, Raw
 from sim.fuzz.split import HostileSplit
-from sim.native.engine import Engine
+from sim.native.engine import Engine, EngineOptions
+from tb.tlp import Request, byte_enables
 
 START = 0x70_0000_0000
 SIZE = 1 << 22
@@ -150,3 +154,38 @@ def test_every_mistake_comes(packed: bool, transmit: bool, arena: Arena, seed: i
     wanted |= set() if packed else {FaultReason.HEAD_RANGE, FaultReason.NEXT_RANGE}
     assert reasons == {reason.value for reason in wanted}
     assert len(made) == (12 if packed else 16) + 4 * transmit
+
+
+def _read(engine: Engine, address: int) -> None:
+    """Let the card, played by hand, read a byte."""
+    engine.hand_request(Request(RequestKind.MEM_READ, address & ~3, *byte_enables(address, 1)))
+    engine.take_violations()  # nobody has made it a bus master
+
+
+@pytest.mark.parametrize("chaos", [False, True])
+def test_what_was_used_is_the_drivers_again(chaos: bool, seed: int) -> None:
+    """A chain's buffers may be read until it is used; after that only if all is scrambled."""
+    with Engine(None, EngineOptions(tlp_log=TLP_LOG)) as engine:
+        rng = random.Random(seed)
+        ring = HostileSplit(Arena(engine.memory, START, SIZE), 8, Modes(), rng)
+        chains = Mistakes(ring, rng, transmit=True, sizes=ChainSizes(9018, 128), kinds=Counter())
+        judge = Judge(engine, ring, Books(), transmit=True, wire=WireBook())
+        assert chains.good()
+        ring.publish()
+        chain, = ring.given
+        address, _size = chain.buffers[0]
+        _read(engine, address)
+        judge.take()
+        used = ring.areas[2].address
+        ring.arena.write(used + 4, struct.pack("<II", chain.number, 0))
+        ring.arena.write(used + 2, b"\1\0")
+        judge.take()
+        assert [each.chain for each in judge.used] == [chain]
+        if chaos:
+            judge.scrambled()
+        _read(engine, address)
+        if chaos:
+            judge.look()
+        else:
+            with pytest.raises(Broken, match=f"read of 1 bytes at {address:#x}"):
+                judge.look()

@@ -342,6 +342,47 @@ void rl_driver_times(void* e, unsigned index, uint64_t* to) {
     if (!times.empty()) memcpy(to, times.data(), times.size() * sizeof(uint64_t));
 }
 
+struct PieceRecord {
+    uint64_t address;
+    uint32_t bytes;
+    uint32_t chain;
+};
+
+// Tell a driver where the bytes of its chains lie; gives how many pieces lie in memory, which are
+// all of them if it is done.
+unsigned rl_driver_contents(void* e, unsigned index, const PieceRecord* pieces, unsigned count,
+                            int64_t stamp_at, uint32_t number) {
+    Engine::Held held(of(e));
+    std::vector<Contents::Piece> found;
+    for (unsigned i = 0; i < count; ++i) {
+        uint8_t* at = area(of(e), pieces[i].address, pieces[i].bytes);
+        if (!at) return i;
+        found.push_back({at, pieces[i].bytes, pieces[i].chain});
+    }
+    of(e).drivers[index]->contents =
+        std::make_unique<Contents>(found.data(), count, stamp_at, number);
+    return count;
+}
+
+void rl_driver_kept(void* e, unsigned index, uint64_t* to) {
+    Engine::Held held(of(e));
+    const Contents* contents = of(e).drivers[index]->contents.get();
+    to[0] = contents ? contents->records.size() : 0;
+    to[1] = contents ? contents->bytes.size() : 0;
+    to[2] = contents ? contents->number : 0;
+}
+
+void rl_driver_take(void* e, unsigned index, Contents::Record* records, uint8_t* bytes) {
+    Engine::Held held(of(e));
+    Contents* contents = of(e).drivers[index]->contents.get();
+    if (!contents || contents->records.empty()) return;
+    memcpy(records, contents->records.data(), contents->records.size() * sizeof *records);
+    if (!contents->bytes.empty())
+        memcpy(bytes, contents->bytes.data(), contents->bytes.size());
+    contents->records.clear();
+    contents->bytes.clear();
+}
+
 void rl_driver_stop(void* e, unsigned index) {
     Engine::Held held(of(e));
     of(e).drivers[index]->stop();

@@ -29,6 +29,8 @@ void RingDriver::give_back(RootComplex& root, Counters& counters, Events& events
             if (given_ >= parameters_.goal) return;
             batch = parameters_.goal - given_;
         }
+        if (contents && !contents->keeps())
+            for (uint64_t i = 0; i < batch; ++i) contents->stamp(held_[i]);
         give(held_.data(), unsigned(batch));
         held_.erase(held_.begin(), held_.begin() + batch);
         given_ += batch;

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "contents.h"
 #include "counters.h"
 #include "events.h"
 #include "root_complex.h"
@@ -41,7 +43,8 @@ public:
 
     // The memory from `begin` to `end` goes: end for good if the ring lies there.
     void leave(const uint8_t* begin, const uint8_t* end) {
-        if (lies_in(begin, end)) gone_ = true;
+        if (gone_) return;
+        if (lies_in(begin, end) || (contents && contents->lies_in(begin, end))) gone_ = true;
     }
 
     uint64_t done = 0;         // used chains
@@ -51,6 +54,7 @@ public:
     uint64_t first_cycle = 0;  // of the first and the last used chain
     uint64_t last_cycle = 0;
     std::vector<uint64_t> times;  // when each chain was seen to be used
+    std::unique_ptr<Contents> contents;  // null if nobody wants to see it
 
 protected:
     // Chains that are with the card now count as given: they come back like all others.
@@ -68,12 +72,14 @@ protected:
 
     enum class Wanted { no, yes, nonsense };
 
-    // A chain has come back: what it is called, to be given again.
-    void came(uint64_t now, uint16_t chain) {
+    // A chain has come back: what it is called, to be given again. False if the card says that it
+    // wrote more than there is room for.
+    bool came(uint64_t now, uint16_t chain, uint32_t written) {
         held_.push_back(chain);
         if (!done++) first_cycle = now;
         last_cycle = now;
         if (parameters_.keep_times) times.push_back(now);
+        return !contents || !contents->keeps() || contents->came(chain, written);
     }
 
 private:

@@ -61,9 +61,10 @@ bool PackedDriver::take(uint64_t now, Events& events) {
                 each = order_.front();
                 order_.pop_front();
             }
-            bytes += left ? chains_[each].writable : written;
+            uint32_t here = left ? chains_[each].writable : written;
+            bytes += here;
             with_card_[each] = false;
-            came(now, uint16_t(each));
+            came(now, uint16_t(each), here);  // there is room: it was looked at above
         }
         used_ = after(used_, batch);
     }

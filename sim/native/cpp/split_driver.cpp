@@ -34,7 +34,12 @@ bool SplitDriver::take(uint64_t now, Events& events) {
         }
         bytes += pair[1];
         while (chains--) {
-            came(now, chains ? available_at(seen_) : uint16_t(pair[0]));
+            uint16_t head = chains ? available_at(seen_) : uint16_t(pair[0]);
+            if (!came(now, head, chains ? 0 : pair[1])) {
+                events.violate("used element %u tells of %u bytes in chain %u, which has no room "
+                               "for them", seen_, pair[1], head);
+                return false;
+            }
             ++seen_;
         }
     } while (seen_ != index);
