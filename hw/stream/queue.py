@@ -24,7 +24,8 @@ class StreamQueue(wiring.Component):
     ``depth`` up to 64 lies in distributed memory, more in block memory. A narrow payload (up to 64
     bits) passes by the block memory as long as the transfers that wait are few.
 
-    | Latency: 1 cycle; 2 cycles for a wide payload in block memory.
+    | Latency: 1 cycle; 2 cycles for a wide payload in block memory. A narrow one that goes through
+      it is offered within 4 cycles, or when those before it have left.
     | Throughput: 1 transfer a cycle at any level, also while full and being emptied.
     | Storage: ``depth`` payloads, the one on ``o`` included.
     | Paths: none from ``i`` to ``o`` nor from ``o.ready`` to ``i.ready``. ``o.payload`` comes

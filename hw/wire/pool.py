@@ -15,6 +15,8 @@ from hw.wire.types import FrameHandle, PoolReadLayout, PoolWriteLayout
 
 __all__ = ["PacketPool"]
 
+_AT_HAND_CYCLES = 4  # a cell that was given back can be taken so much later
+
 
 class PacketPool(wiring.Component):
     """Store frames as chains of cells, whatever their lengths; give them back by their handles.
@@ -32,7 +34,8 @@ class PacketPool(wiring.Component):
     are alike. Cells are free again, one by one, as they are read, or when their frame is dropped or
     aborted. An aborted frame must have been written to the length it was reserved for.
 
-    A frame has one reader; there are no counts of references.
+    A frame has one reader; there are no counts of references. A cell counts as free 4 cycles after
+    it was given back: the list of free cells has it at hand then.
 
     | Latency: 1 cycle from the last row to ``frames``, 3 from ``reads`` to ``data``.
     | Throughput: a row in and a row out every cycle, from frame to frame without a gap, frames of
@@ -142,7 +145,12 @@ class PacketPool(wiring.Component):
             free.i.valid.eq(freed.valid),
             free.i.payload.eq(freed.payload),
         ]
-        m.d.sync += count.eq(count + freed.valid - reserved)
+        # What is given back may go through the queue's block memory, and what counts can be taken.
+        back = Signal(_AT_HAND_CYCLES)
+        m.d.sync += [
+            back.eq(Cat(freed.valid, back[:-1])),
+            count.eq(count + back[-1] - reserved),
+        ]
         with m.If(takes & is_fresh):
             m.d.sync += fresh.eq(fresh + 1)
         return cell, takes

@@ -197,6 +197,7 @@ async def a_row_a_cycle(dut: Any, name: str, size: int) -> None:
     assert pool.data.transfers == count * rows
     for number in range(count):
         assert await pool.data.get_bytes(1) == bytes([number]) * size
+    await cycles(dut, 4)
     assert int(pool.free.value) == pool.cells
 
 
@@ -215,6 +216,46 @@ async def pool_latency(dut: Any) -> None:
     for expected in (False, False, False, True):
         await RisingEdge(dut.clk)
         assert bool(dut.pool__data__valid.value) == expected
+
+
+@cocotb.test
+@cocotb.parametrize(every=[2, 3], held=[20, 60, 100])
+async def free_cells_are_at_hand(dut: Any, every: int, held: int) -> None:
+    """A cell a cycle is taken while one comes back now and then, until none is left: each frame
+    has cells of its own, and comes back as it was."""
+    pool = Pool(dut, "fine", write_stalls=False, read_stalls=False, data_stalls=False)
+    await reset(dut)
+    rng = random.Random(every + held)
+    frames: list[bytes] = []
+
+    def write(_count: int) -> None:
+        frames.append(frame_bytes(rng, LANES))
+        pool.write.send(pool.rows(frames[-1], 0)[0])
+
+    StreamMonitor(dut, "fine__reserve", range(-(-LONGEST // LANES) + 1), write)
+    for _ in range(pool.cells):
+        pool.reserve.send(1)
+    handles = [await pool.frames.get() for _ in range(pool.cells)]
+    given = [handle["cell"] for handle in handles]
+    assert sorted(given) == list(range(pool.cells))
+    for handle in handles[:held]:
+        pool.reads.send({"frame": handle})
+    await pool.reads.drain()
+    await cycles(dut, 20)
+    turns = iter(range(1 << 20))
+    pool.data.pace = (next(turns) % every == 0 for _ in iter(int, 1))
+    for handle in handles[held:]:
+        pool.reads.send({"frame": handle})
+    for _ in range(pool.cells):
+        pool.reserve.send(1)
+    new = [await pool.frames.get() for _ in range(pool.cells)]
+    assert sorted(handle["cell"] for handle in new) == list(range(pool.cells))
+    for handle in new:
+        pool.reads.send({"frame": handle})
+    for frame in frames:
+        assert await pool.data.get_bytes() == frame
+    await cycles(dut, 10)
+    assert int(pool.free.value) == pool.cells
 
 
 @cocotb.test
