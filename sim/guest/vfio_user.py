@@ -33,6 +33,7 @@ _MAJOR, _MINOR = 0, 1
 _PAGE = 4096
 _MAX_MAPS = 4096
 _IN_TURN = 64  # messages that are served before the card runs on
+_BACKLOG = 256  # writes that wait for the card
 _DRAIN_CYCLES = 5000
 _INFO_RESET, _INFO_PCI = 1, 2
 # As plain numbers: the complement of a flag knows only bits that have a name.
@@ -112,11 +113,14 @@ class Session:
     def settle(self) -> None:
         """Serve what a guest that has hung up has left, and forget it; else do nothing."""
         while self.open and self._channel.hung_up:
+            self._clock.drain(_DRAIN_CYCLES)
             self._serve_some()
 
     def _serve_some(self) -> None:
         try:
             for _turn in range(_IN_TURN):
+                if self._clock.backlog > _BACKLOG:
+                    return  # the card first, and then the guest's next word
                 message = self._channel.receive()
                 if message is None:
                     return
