@@ -13,7 +13,7 @@ import pytest
 
 from hw.config import NicConfig
 from sim.guest.served_card import ServedCard
-from sim.guest.vfio_user import listen
+from sim.guest.unix_socket import listen
 from sim.guest.wire_end import Cable, CableEnd
 from sw_driver.layouts import Feature
 from sw_driver.net import NetDevice, NetOptions, without
