@@ -24,6 +24,7 @@ _SHORTEST, _LONGEST = 32, 2000
 _AHEAD = 4  # frames that wait at the card, all others at the far end
 _RIGHTS = select.POLLIN | select.POLLHUP | select.POLLERR
 _VIOLATIONS = 1000
+_TRIM = 1024
 ANSWERED = 0
 """Status of an access that went well."""
 
@@ -97,6 +98,7 @@ class Clock:
         self.violations_seen = 0
         self._burst_s = burst_s
         self._poll = select.poll()
+        self._posted: deque[int] = deque()
         self._watched: dict[int, Callable[[], None]] = {}
         self._interrupt: list[Callable[[], None]] = []
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -166,8 +168,23 @@ class Clock:
         return [self.engine.access_result(number) for number in numbers]
 
     def post(self, request: Request) -> None:
-        """Queue a posted request: it leaves in order, before any later read."""
-        self.engine.access(request, forget=True)
+        """Queue a posted request: it leaves in order, before any later read.
+
+        The queue takes any number; a protocol that takes what a peer sends looks at `backlog`.
+        """
+        self._posted.append(self.engine.access(request, forget=True))
+        if len(self._posted) % _TRIM == 0:
+            self._forget_sent()
+
+    @property
+    def backlog(self) -> int:
+        """Posted requests that have not left yet."""
+        self._forget_sent()
+        return len(self._posted)
+
+    def _forget_sent(self) -> None:
+        while self._posted and self.engine.access_done(self._posted[0]):
+            self._posted.popleft()
 
     def read(self, address: int, size: int) -> bytes:
         """Read 1 to 4096 bytes of the card's memory; all ones where it answers with an error."""

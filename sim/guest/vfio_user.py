@@ -14,6 +14,7 @@ from pathlib import Path
 from sim.guest import vfio_user_messages as m
 from sim.guest.clock import Clock
 from sim.guest.endpoint import CONFIG_BYTES, Endpoint
+from sim.guest.unix_socket import listen
 from sim.guest.vfio_user_messages import (
     Channel,
     Command,
@@ -33,6 +34,7 @@ _MAJOR, _MINOR = 0, 1
 _PAGE = 4096
 _MAX_MAPS = 4096
 _IN_TURN = 64  # messages that are served before the card runs on
+_BACKLOG = 256  # writes that wait for the card
 _DRAIN_CYCLES = 5000
 _INFO_RESET, _INFO_PCI = 1, 2
 # As plain numbers: the complement of a flag knows only bits that have a name.
@@ -112,11 +114,14 @@ class Session:
     def settle(self) -> None:
         """Serve what a guest that has hung up has left, and forget it; else do nothing."""
         while self.open and self._channel.hung_up:
+            self._clock.drain(_DRAIN_CYCLES)
             self._serve_some()
 
     def _serve_some(self) -> None:
         try:
             for _turn in range(_IN_TURN):
+                if self._clock.backlog > _BACKLOG:
+                    return  # the card first, and then the guest's next word
                 message = self._channel.receive()
                 if message is None:
                     return
@@ -402,31 +407,3 @@ class VfioUserServer:
         self._clock.unwatch(self._listener.fileno())
         self._listener.close()
         self.path.unlink(missing_ok=True)
-
-
-def listen(path: Path) -> socket.socket:
-    """Make a listening socket at a path; `FileExistsError` when it is taken."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        if path.is_socket():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                try:
-                    probe.connect(str(path))
-                except ConnectionRefusedError:
-                    path.unlink()
-                else:
-                    raise FileExistsError(f"{path}: another server listens here; must be a path "
-                                          "that is free")
-        elif path.exists():
-            raise FileExistsError(f"{path}: is no socket; must be a path that is free")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        before = os.umask(0o077)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
-        listener.listen(4)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

@@ -13,7 +13,7 @@ import pytest
 
 from hw.config import NicConfig
 from sim.guest.served_card import ServedCard
-from sim.guest.vfio_user import listen
+from sim.guest.unix_socket import listen
 from sim.guest.wire_end import Cable, CableEnd
 from sw_driver.layouts import Feature
 from sw_driver.net import NetDevice, NetOptions, without
@@ -270,6 +270,19 @@ def test_posted_writes_are_not_answered(client: VfioClient) -> None:
     client.send(99, flags=0x10)
     assert client.silent()
     assert client.read(2, 0x14, 1) == b"\1"
+
+
+def test_writes_wait_at_the_guest_s_end(bench: Bench, client: VfioClient) -> None:
+    """However many it posts, few of them wait in the server; a read comes behind all of them."""
+    client.write(v.CONFIG, 4, b"\2\0")
+    most = 0
+    for _turn in range(200):
+        client.write(2, 0x3000, bytes(256), posted=True)
+        most = max(most, len(bench.card.clock._posted))
+    client.write(2, 0x14, b"\1", posted=True)
+    assert client.read(2, 0x14, 1) == b"\1"
+    assert 0 < most <= 256 + 64
+    assert bench.card.clock.backlog == 0
 
 
 def test_memory_comes_and_goes(bench: Bench, client: VfioClient) -> None:
