@@ -60,7 +60,7 @@ def test_the_loop_keeps_to_its_window() -> None:
     assert not ready(loop)
     loop.start(10)
     assert ready(loop)
-    sent = []
+    sent: list[bytes] = []
     while not loop.done:
         part = [frame for _ in range(6) if (frame := loop.receive()) is not None]
         assert len(part) == min(4, 10 - len(sent))
