@@ -234,6 +234,7 @@ class PciFunction:
             await self.port.sleep(_POLL_CYCLES)
         await self.write(Express.DEVICE_CONTROL, control | Express.CONTROL_FLR, at)
         await self.port.sleep(wait_cycles)
+        deadline = self.port.now() + _FLR_CYCLES
         while await self.read(Header.VENDOR_ID) != self.vendor_id:
             if self.port.now() >= deadline:
                 raise PciError("the function does not come back from its reset")

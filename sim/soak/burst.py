@@ -22,7 +22,7 @@ from sw_driver.ring import Ring, RingFull
 __all__ = ["Traffic"]
 
 _SOON_CYCLES = 50
-_END_CYCLES = 100_000  # what was not done by then never will be
+_END_CYCLES = 100_000  # without a step forward: what was not done by then never will be
 _SENT_IN_A_RING = 64   # frames: the more, the longer it takes to fill one
 _FLOWS = 64
 _HELD_DROPS = ("queue_down", "queue_full", "pool_full", "entry_full", "no_fit")
@@ -166,7 +166,11 @@ class Traffic:
         for _stream, driver in self._sending.values():
             driver.stop()
         deadline = engine.cycle + _END_CYCLES
+        left = 0
         while not self._all_sent() or not card.wire.rx_idle:
+            # A slow wire takes as long as it takes: only standing still is a failure.
+            if (now := engine.counters["wire_tx_frames"]) != left:
+                left, deadline = now, engine.cycle + _END_CYCLES
             if engine.cycle > deadline:
                 states = {pair: (driver.state.done, stream.out, stream.given())
                           for pair, (stream, driver) in self._sending.items()}
@@ -174,6 +178,7 @@ class Traffic:
                                   f"{states}")
             await card.port.sleep(_SOON_CYCLES)
             self.look()
+        deadline = engine.cycle + _END_CYCLES
         given = engine.counters["wire_rx_frames"] - self._before[0]
         while (dropped := await self._dropped() - self._before[1]) + self.received.latest != given:
             if engine.cycle > deadline:
