@@ -18,7 +18,7 @@ from sw_driver.port import HostPort, Interrupt
 
 __all__ = ["AddressSpace", "Bar", "Msix", "PciError", "PciFunction", "scan"]
 
-_FLR_CYCLES = 25_000
+_FLR_CYCLES = 250_000  # 1 ms, of the 100 that the standard gives
 _POLL_CYCLES = 50
 
 
