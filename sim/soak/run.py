@@ -146,7 +146,7 @@ def _run_shares(options: SoakOptions, shares: list[SoakOptions],
         try:
             while left:
                 left = wait(left, _LOOK_S).not_done
-                show(sum(done))
+                show(sum(done[:]))
         except KeyboardInterrupt:
             ends.set()
             raise
