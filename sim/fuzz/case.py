@@ -94,6 +94,13 @@ class Case(Scene):
 
     async def _rest(self) -> None:
         """Let the device rest (SUSPEND): it is silent, whatever it is told, unless it is broken."""
+        await self.honest.hold()
+        try:
+            await self._silence()
+        finally:
+            self.honest.go_on()
+
+    async def _silence(self) -> None:
         device, rng = self.device, self.rng
         self.books.kinds["suspension"] += 1
         self.story.append("suspension")
@@ -276,7 +283,8 @@ class Case(Scene):
         self.story.append(how)
         must = await {"mistakes": self._mistakes, "jump": self._jump, "scramble": self._scramble,
                       "go on": self._go_on}[how]()
-        if rng.random() < 0.2:
+        # Not behind a mistake: a device that asks for a reset need not go on in any queue.
+        if how == "go on" and rng.random() < 0.4:
             await self._rest()
         if meddler is not None:
             await meddler.end()

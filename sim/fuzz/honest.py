@@ -18,6 +18,7 @@ FOREVER_CYCLES = 50_000
 """What has not happened by then never will."""
 
 _NO_CLASS = 9  # of commands
+_HELD_CYCLES = 20
 
 
 class Honest:
@@ -47,12 +48,18 @@ class Honest:
         """What it sent, off the wire."""
         self._pace = random.Random(seed)
         self._going = True
+        self._held = False
+        self._between = False
         self._number = 0
         self._task: Task[None] = port.spawn(self._run())
 
     async def _run(self) -> None:
         pace = self._pace
         while self._going:
+            self._between = True
+            while self._held:
+                await self.port.sleep(_HELD_CYCLES)
+            self._between = False
             frames = [frame_of(self._number + number, pace.choice((60, 61, 300, 1500)))
                       for number in range(pace.randint(1, 6))]
             self._number += len(frames)
@@ -76,6 +83,19 @@ class Honest:
                 else:
                     raise Broken("a command that does not exist was done")
             await self.port.sleep(pace.choice((1, 200, 1500)))
+
+    async def hold(self) -> None:
+        """Let no frame come from the wire: a device that is suspended would drop it, and may.
+
+        Frames that are sent are given meanwhile, and go on later.
+        """
+        self._held = not self.sends
+        while self._held and not self._between:
+            await self.port.sleep(_HELD_CYCLES)
+
+    def go_on(self) -> None:
+        """Let frames come again."""
+        self._held = False
 
     def check(self, *, whole: bool) -> bool:
         """See that what left on the wire is what was given; say whether it is all of it."""
