@@ -7,6 +7,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -183,8 +184,9 @@ class Clock:
         return len(self._posted)
 
     def _forget_sent(self) -> None:
-        while self._posted and self.engine.access_done(self._posted[0]):
-            self._posted.popleft()
+        with suppress(IndexError):  # `backlog` may be looked at by another thread meanwhile
+            while self.engine.access_done(self._posted[0]):
+                self._posted.popleft()
 
     def read(self, address: int, size: int) -> bytes:
         """Read 1 to 4096 bytes of the card's memory; all ones where it answers with an error."""
