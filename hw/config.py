@@ -146,6 +146,11 @@ class NicConfig:
                 - self.control_tags)
 
     @property
+    def group_tlps(self) -> int:
+        """TLPs that a frame which is read in one piece has fewer than; a power of two."""
+        return min(64, 1 << (self.gather_tags.bit_length() - 1))
+
+    @property
     def control_tags(self) -> int:
         """DMA reads of control queues in flight: one at a time, in two pieces at most."""
         return 2

@@ -169,7 +169,7 @@ class SmartNic(wiring.Component):
             queue_size_max=config.queue_size_max)
         m.submodules.transmit = transmit = Transmit(
             lanes, queues=queues, stride=stride, cell_bytes=config.cell_bytes,
-            max_cells=egress_pool.max_cells, group_tlps=min(64, config.gather_tags))
+            max_cells=egress_pool.max_cells, group_tlps=config.group_tlps)
         m.submodules.control_queue = control_queue = ControlQueue(
             lanes, functions=config.functions, first_queue=queues, max_pairs=config.queue_pairs,
             queue_size_max=config.queue_size_max)

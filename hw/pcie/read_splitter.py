@@ -28,7 +28,8 @@ class ReadSplitter(wiring.Component):
     alone. A group that needs more tags than the quota could never be answered; its last tag goes to
     a *void* piece, which stands for all the rest and fails it (`PieceLayout`).
 
-    | Latency: 1 cycle. Throughput: 1 piece a cycle; the last tag of the quota takes 2.
+    | Latency: 1 cycle. Throughput: 1 piece a cycle; the last tag of the quota takes 2, and
+      2 more each segment that a void piece stands for.
     | Storage: 2 segments. No path from ``pieces.ready`` to ``requests.ready``.
 
     Parameters
@@ -142,15 +143,15 @@ class ReadSplitter(wiring.Component):
             piece.ordinal.eq(ordinal),
         ]
 
-        # A void piece swallows what follows in its group, up to the last segment.
+        # A void piece swallows what follows in its group, up to the last segment; one in two cycles.
         swallows = Signal()
         total = Signal(LENGTH_BITS)
         m.d.comb += [
             swallows.eq(work_valid & void & ~work.last),
-            total.eq(work.length + following.length),
+            total.eq(work.length + spare.length),
         ]
-        with m.If(swallows & following_valid):
-            m.d.sync += [work.length.eq(total), work.last.eq(following.last)]
+        with m.If(swallows & spare_valid):
+            m.d.sync += [work.length.eq(total), work.last.eq(spare.last)]
         with m.Elif(~work_valid | leaves & (final | void)):
             m.d.sync += [
                 work.eq(following),
@@ -164,7 +165,7 @@ class ReadSplitter(wiring.Component):
             m.d.comb += upper.eq((work.address | self.boundary) + 1)
             m.d.sync += [work.address.eq(upper), work.length.eq(work.length - distance)]
 
-        with m.If(~work_valid | leaves & (final | void) | swallows):
+        with m.If(~work_valid | leaves & (final | void) | swallows & spare_valid):
             m.d.sync += spare_valid.eq(0)  # it went, or was not there and the port's went past it
         with m.Elif(self.requests.ready):
             m.d.sync += [spare.eq(self.requests.payload), spare_valid.eq(self.requests.valid)]

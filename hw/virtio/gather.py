@@ -61,8 +61,8 @@ class Gather(wiring.Component):
     begins at lane 0: the header is stripped without a shifter. Space in the egress buffer is
     reserved before the first read, so that answers never wait for it.
 
-    A chain is one group of reads, answered in one piece, unless it may need more than
-    ``group_tlps`` TLPs. Such a *long* chain is asked for in pieces of at most one read's size, each
+    A chain is one group of reads, answered in one piece, unless it may need ``group_tlps`` TLPs
+    or more. Such a *long* chain is asked for in pieces of at most one read's size, each
     a group. One long chain is in flight at a time; the frame buffer keeps its open frame apart,
     so that others pass.
 
@@ -85,7 +85,7 @@ class Gather(wiring.Component):
     max_cells
         Most cells a frame takes.
     group_tlps
-        Most TLPs of a group, at least 4.
+        A group has fewer TLPs; a power of two, at least 4.
 
     Members
     -------
@@ -118,8 +118,9 @@ class Gather(wiring.Component):
                              f"not {cell_bytes!r}")
         if stride < 2 or stride & (stride - 1):
             raise ValueError(f"stride must be a power of two and at least 2, not {stride!r}")
-        if group_tlps < 4:
-            raise ValueError(f"group_tlps must be at least 4, not {group_tlps!r}")
+        if group_tlps < 4 or group_tlps & (group_tlps - 1):
+            raise ValueError(f"group_tlps must be a power of two and at least 4, "
+                             f"not {group_tlps!r}")
         self.lanes = lanes
         self.stride = stride
         self.cell_bytes = cell_bytes
@@ -166,7 +167,7 @@ class Gather(wiring.Component):
             sized.i.p.slots.eq(self.chains.p.slots),
             sized.i.p.bytes.eq(frame_bytes),
             sized.i.p.cells.eq((last_byte >> cell_bits) + 1),
-            sized.i.p.long.eq(tlps > self.group_tlps),
+            sized.i.p.long.eq((tlps >> (self.group_tlps - 1).bit_length()).any()),
         ]
 
         # --- Its place in the egress buffer; a long chain waits for the one before. ---------------

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth import Module, Mux, Signal
+from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -32,11 +32,13 @@ class Admission(wiring.Component):
         max(reserve_cells, free cells * 2 ** share)
 
     So a queue that nobody empties takes a share of the pool, which shrinks as others fill theirs,
-    and the rest stays free for others. What is on its way into its queue is not counted yet (the
-    limit is soft by up to 16 frames). A dropped frame is an event.
+    and the rest stays free for others. What is on its way into its queue is not counted yet, and
+    what was free 2 cycles before counts (the limit is soft by up to 16 frames, that for the pool
+    is not). A dropped frame is an event.
 
     | Latency: 1 cycle from ``steered`` to ``write``, 0 from ``frames``. Throughput: a beat a cycle,
-      frames of one beat included. Storage: 16 queue numbers.
+      frames of one beat included. Storage: 16 queue numbers,
+      and a limit.
 
     Parameters
     ----------
@@ -120,6 +122,11 @@ class Admission(wiring.Component):
         queue = Signal(QUEUE_BITS, reset_less=True)
         cells = Signal(range(self.max_cells + 1), reset_less=True)
         last_byte = Signal(LENGTH_BITS)
+        next_cells = Signal.like(cells)
+        limit = Signal(range(max(self.cells << self.share, self.reserve_cells) + 1),
+                       init=self.reserve_cells)
+        # What the queue may hold already; negative where the frame alone is more than the limit.
+        allowance = Signal(signed(len(limit) + 1))
         cell_bits = (self.cell_bytes - 1).bit_length()
         done = Signal()
         m.d.comb += [
@@ -127,13 +134,20 @@ class Admission(wiring.Component):
             self.held.queue.eq(self.steered.p.queue),
             self.held.enable.eq(self.steered.valid & self.steered.ready),
             last_byte.eq(self.steered.p.bytes - 1),
+            next_cells.eq((last_byte >> cell_bits) + 1),
+        ]
+        m.d.sync += [
+            limit.eq(Mux((self.free_cells << self.share) > self.reserve_cells,
+                         self.free_cells << self.share, self.reserve_cells)),
+            # Both are worked out: whether the frame at hand is done is known late.
+            allowance.eq(Mux(self.held.enable, limit - next_cells, limit - cells)),
         ]
         with m.If(self.steered.ready):
             m.d.sync += known.eq(self.steered.valid)
         with m.If(self.held.enable):
             m.d.sync += [
                 queue.eq(self.steered.p.queue),
-                cells.eq((last_byte >> cell_bits) + 1),
+                cells.eq(next_cells),
             ]
 
         # The decision falls with the first beat. Nobody else reserves, so what is free remains.
@@ -142,12 +156,9 @@ class Admission(wiring.Component):
         admits = Signal()
         has_room = Signal()
         has_share = Signal()
-        then_held = Signal(range(2 * self.cells + 1))
         m.d.comb += [
             has_room.eq(cells <= self.free_cells),
-            then_held.eq(self.held.cells + cells),
-            has_share.eq((then_held <= (self.free_cells << self.share))
-                         | (then_held <= self.reserve_cells)),
+            has_share.eq(self.held.cells <= allowance),
             admits.eq(Mux(inside, admitted, has_room & has_share)),
         ]
 

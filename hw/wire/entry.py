@@ -89,12 +89,14 @@ class EntryFifo(wiring.Component):
         full = Signal()
         m.d.comb += full.eq(written == (taken ^ self.rows))
 
-        # Of this frame before this beat: bytes, those that may still come, those that must. With
-        # sums of their own the limits need no sum of this cycle.
+        # Of this frame before this beat: bytes, those that may still come, and those that must. And
+        # of this beat: fewer empty lanes make the frame too long, as many too short. They are
+        # worked out a beat ahead, so that what comes from the wire is only compared.
         so_far = Signal(LENGTH_BITS)
         left = Signal(LENGTH_BITS, init=self.max_frame_bytes)
         missing = Signal(range(_MIN_FRAME_BYTES + 1), init=_MIN_FRAME_BYTES)
-        count = Signal(range(lanes + 1))
+        fewest_empty = Signal(range(lanes + 1), init=max(lanes - self.max_frame_bytes, 0))
+        too_empty = Signal(range(lanes + 2), init=max(lanes - _MIN_FRAME_BYTES + 1, 0))
         bytes_now = Signal(LENGTH_BITS)
         bad = Signal()                # the frame is lost already
         reason = Signal(EntryDrop)
@@ -102,19 +104,18 @@ class EntryFifo(wiring.Component):
         reason_now = Signal(EntryDrop)
         ends = Signal()
         m.d.comb += [
-            count.eq(lanes - beat.empty),
-            bytes_now.eq(so_far + count),
+            bytes_now.eq(so_far + (lanes - beat.empty)),
             ends.eq(self.wire.valid & beat.last),
         ]
         with m.If(bad):
             m.d.comb += [bad_now.eq(1), reason_now.eq(reason)]
         with m.Elif(full):
             m.d.comb += [bad_now.eq(1), reason_now.eq(EntryDrop.FULL)]
-        with m.Elif((left < lanes) & (count > left[:len(count)])):
+        with m.Elif(beat.empty < fewest_empty):
             m.d.comb += [bad_now.eq(1), reason_now.eq(EntryDrop.LONG)]
         with m.Elif(beat.last & beat.error):
             m.d.comb += [bad_now.eq(1), reason_now.eq(EntryDrop.ERROR)]
-        with m.Elif(beat.last & (count < missing)):
+        with m.Elif(beat.last & (beat.empty >= too_empty)):
             m.d.comb += [bad_now.eq(1), reason_now.eq(EntryDrop.SHORT)]
 
         m.d.comb += [
@@ -139,14 +140,19 @@ class EntryFifo(wiring.Component):
             with m.If(beat.last):
                 m.d.sync += [
                     so_far.eq(0),
-                    left.eq(self.max_frame_bytes),
-                    missing.eq(_MIN_FRAME_BYTES),
+                    left.eq(left.init),
+                    missing.eq(missing.init),
+                    fewest_empty.eq(fewest_empty.init),
+                    too_empty.eq(too_empty.init),
                 ]
             with m.Elif(~bad_now):
+                then_missing = Mux(missing > lanes, missing - lanes, 0)
                 m.d.sync += [
                     so_far.eq(so_far + lanes),
                     left.eq(left - lanes),
-                    missing.eq(Mux(missing > lanes, missing - lanes, 0)),
+                    missing.eq(then_missing),
+                    fewest_empty.eq(Mux(left < 2 * lanes, 2 * lanes - left, 0)),
+                    too_empty.eq(Mux(then_missing > lanes, 0, lanes + 1 - then_missing)),
                 ]
             # What is bad gives its rows back at once.
             m.d.sync += written.eq(Mux(bad_now, committed, written + 1))

@@ -11,7 +11,8 @@ from sim.runner import run_cocotb
 
 
 @pytest.mark.parametrize(("stride", "cell_bytes", "group_tlps", "words"), [
-    (3, 256, 64, "stride"), (2, 100, 64, "cell_bytes"), (2, 256, 3, "group_tlps")])
+    (3, 256, 64, "stride"), (2, 100, 64, "cell_bytes"), (2, 256, 2, "group_tlps"),
+    (2, 256, 48, "group_tlps")])
 def test_impossible_sizes_are_refused(stride: int, cell_bytes: int, group_tlps: int,
                                       words: str) -> None:
     with pytest.raises(ValueError, match=words):
