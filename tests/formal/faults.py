@@ -71,7 +71,7 @@ FAULTS = [
     Fault("reads_are_cut", "pcie/read_splitter.py",
           "span.eq(following.length + following.address[:2])", "span.eq(following.length)"),
     Fault("reads_are_cut_short", "pcie/read_splitter.py",
-          "total.eq(work.length + following.length)", "total.eq(work.length)"),
+          "total.eq(work.length + spare.length)", "total.eq(work.length)"),
     Fault("reads_are_cut_short", "pcie/read_splitter.py",
           "piece.function.eq(work.function)", "piece.function.eq(following.function)"),
     Fault("writes_are_cut", "pcie/dma_write.py",
