@@ -53,7 +53,7 @@ class UsedWrites(wiring.Component):
     telling : Out(QUEUE_BITS)
         The queue that is told of.
     follows : In(1)
-        Another burst of it is sure to come.
+        Another burst of it is sure to come, also where none was left waiting by this one.
     again : Out(stream.Signature(QUEUE_BITS))
         There is more of this queue.
     """
@@ -153,12 +153,14 @@ class UsedWrites(wiring.Component):
             self.room.eq(bursts.level <= _BURSTS_MAX - _ON_THE_WAY),
             bursts.i.valid.eq(self.i.valid & self.i.ready & self.i.p.any),
             bursts.i.p.published.eq(self.i.p.published),
+            bursts.i.p.published.follows.eq(self.i.p.more),
             bursts.i.p.tells.eq(self.i.p.tells),
             bursts.i.p.two.eq(self.i.p.two),
             stands.eq(bursts.o.valid & ((pulses > 1) | (pulses[0] & ~burst.two))),
             self.telling.eq(burst.published.queue),
             self.published.payload.eq(burst.published),
-            self.published.p.follows.eq(Mux(stalled, followed, self.follows)),
+            self.published.p.follows.eq(Mux(
+                stalled, followed, burst.published.follows | self.follows)),
             self.published.valid.eq(stands & burst.tells),
             leaves.eq(stands & (self.published.ready | ~burst.tells)),
             bursts.o.ready.eq(leaves),
