@@ -132,7 +132,8 @@ class RunMerger(wiring.Component):
 
         run: Any = Signal(RunLayout(sizes), reset_less=True)
         run_valid = Signal()
-        latest = Signal(_ENTRY_BITS, reset_less=True)  # the entry taken last
+        above = Signal(_ENTRY_BITS, reset_less=True)   # the entry taken last, and one
+        below = Signal(_ENTRY_BITS, reset_less=True)   # less one
         up = Signal(_ENTRY_BITS)                       # from there to this one
         down = Signal(_ENTRY_BITS)
         step = Signal(range(_STEP_MAX))
@@ -146,10 +147,10 @@ class RunMerger(wiring.Component):
         full = Signal(reset_less=True)
         m.d.comb += [
             entry.eq(window[:_ENTRY_BITS]),
-            up.eq(entry - latest - 1),
-            down.eq(latest - entry - 1),
-            goes_up.eq((up < _STEP_MAX) & (single | ((up == run.step) & ~run.down))),
-            goes_down.eq((down < _STEP_MAX) & (single | ((down == run.step) & run.down))),
+            up.eq(entry - above),
+            down.eq(below - entry),
+            goes_up.eq(~up[2:].any() & (single | ((up[:2] == run.step) & ~run.down))),
+            goes_down.eq(~down[2:].any() & (single | ((down[:2] == run.step) & run.down))),
             joins.eq(run_valid & ~full & (goes_up | goes_down)),
             step.eq(Mux(goes_down, down[:2], up[:2])),
             span.eq(Mux(single, (step + 1) << 1, run.span + run.step + 1)),
@@ -222,7 +223,7 @@ class RunMerger(wiring.Component):
                     m.next = "IDLE"
 
         with m.If(takes):
-            m.d.sync += [latest.eq(entry), run_valid.eq(1)]
+            m.d.sync += [above.eq(entry + 1), below.eq(entry - 1), run_valid.eq(1)]
             with m.If(joins):
                 m.d.sync += [
                     run.count.eq(run.count + 1),

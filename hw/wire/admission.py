@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth import Module, Mux, Signal, signed
+from amaranth import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -32,13 +32,12 @@ class Admission(wiring.Component):
         max(reserve_cells, free cells * 2 ** share)
 
     So a queue that nobody empties takes a share of the pool, which shrinks as others fill theirs,
-    and the rest stays free for others. What is on its way into its queue is not counted yet, and
-    what was free 2 cycles before counts (the limit is soft by up to 16 frames, that for the pool
-    is not). A dropped frame is an event.
+    and the rest stays free for others. The limit is soft: what is on its way into its queue, up to
+    16 frames, is not counted yet, and it is looked at while the frame before moves. That for the
+    pool is not. A dropped frame is an event.
 
-    | Latency: 1 cycle from ``steered`` to ``write``, 0 from ``frames``. Throughput: a beat a cycle,
-      frames of one beat included. Storage: 16 queue numbers,
-      and a limit.
+    | Latency: 2 cycles from ``steered`` to ``write``, 0 from ``frames``. Throughput: a beat a cycle,
+      frames of one beat included. Storage: 18 queue numbers.
 
     Parameters
     ----------
@@ -117,37 +116,44 @@ class Admission(wiring.Component):
         m = Module()
         m.submodules.on_the_way = on_the_way = StreamQueue(QueueLayout(), _ON_THE_WAY_MAX)
 
-        # The frame at hand. What its queue holds is looked up as it comes here.
-        known = Signal()
-        queue = Signal(QUEUE_BITS, reset_less=True)
-        cells = Signal(range(self.max_cells + 1), reset_less=True)
-        last_byte = Signal(LENGTH_BITS)
-        next_cells = Signal.like(cells)
         limit = Signal(range(max(self.cells << self.share, self.reserve_cells) + 1),
                        init=self.reserve_cells)
-        # What the queue may hold already; negative where the frame alone is more than the limit.
-        allowance = Signal(signed(len(limit) + 1))
+        m.d.sync += limit.eq(Mux((self.free_cells << self.share) > self.reserve_cells,
+                                 self.free_cells << self.share, self.reserve_cells))
+
+        # The frame that comes next: what its queue holds is looked up as it comes here.
+        looked = Signal()
+        looked_queue = Signal(QUEUE_BITS, reset_less=True)
+        looked_cells = Signal(range(self.max_cells + 1), reset_less=True)
+        last_byte = Signal(LENGTH_BITS)
         cell_bits = (self.cell_bytes - 1).bit_length()
+        # The frame at hand.
+        known = Signal()
+        queue = Signal(QUEUE_BITS, reset_less=True)
+        cells = Signal.like(looked_cells, reset_less=True)
+        has_share = Signal(reset_less=True)
+        moves_on = Signal()
         done = Signal()
         m.d.comb += [
-            self.steered.ready.eq(~known | done),
+            moves_on.eq(~known | done),
+            self.steered.ready.eq(~looked | moves_on),
             self.held.queue.eq(self.steered.p.queue),
             self.held.enable.eq(self.steered.valid & self.steered.ready),
             last_byte.eq(self.steered.p.bytes - 1),
-            next_cells.eq((last_byte >> cell_bits) + 1),
-        ]
-        m.d.sync += [
-            limit.eq(Mux((self.free_cells << self.share) > self.reserve_cells,
-                         self.free_cells << self.share, self.reserve_cells)),
-            # Both are worked out: whether the frame at hand is done is known late.
-            allowance.eq(Mux(self.held.enable, limit - next_cells, limit - cells)),
         ]
         with m.If(self.steered.ready):
-            m.d.sync += known.eq(self.steered.valid)
+            m.d.sync += looked.eq(self.steered.valid)
         with m.If(self.held.enable):
             m.d.sync += [
-                queue.eq(self.steered.p.queue),
-                cells.eq(next_cells),
+                looked_queue.eq(self.steered.p.queue),
+                looked_cells.eq((last_byte >> cell_bits) + 1),
+            ]
+        with m.If(moves_on):
+            m.d.sync += [
+                known.eq(looked),
+                queue.eq(looked_queue),
+                cells.eq(looked_cells),
+                has_share.eq(self.held.cells + looked_cells <= limit),
             ]
 
         # The decision falls with the first beat. Nobody else reserves, so what is free remains.
@@ -155,10 +161,8 @@ class Admission(wiring.Component):
         admitted = Signal()
         admits = Signal()
         has_room = Signal()
-        has_share = Signal()
         m.d.comb += [
             has_room.eq(cells <= self.free_cells),
-            has_share.eq(self.held.cells <= allowance),
             admits.eq(Mux(inside, admitted, has_room & has_share)),
         ]
 

@@ -31,7 +31,9 @@ def draw_host(rng: random.Random, config: NicConfig) -> EngineOptions:
         link=rng.choice((None, None, Link(generation=3, lanes=rng.choice((4, 16)),
                                           max_payload=config.max_payload_bytes))),
         rx_rate=rng.choice((50.0, 50.0, 10.0)), tx_rate=rng.choice((None, None, 50.0, 10.0)),
-        stalls=rng.choice((0.0, 0.0, 0.05, 0.3)), tlp_log=0, seed=rng.randrange(1 << 30))
+        stalls=rng.choice((0.0, 0.0, 0.05, 0.3)),
+        # A function that is being reset has its requests repeated, for a millisecond at most.
+        host_timeout_cycles=250_000, tlp_log=0, seed=rng.randrange(1 << 30))
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Host:
         self.announced: dict[int, int] = defaultdict(int)
         self.promised: set[int] = set()  # queues of which another burst follows
         self.promises = 0
+        self.told_of: list[tuple[int, int, int]] = []  # queue, chains, whether another follows
         self.indices: dict[int, deque[tuple[int, int, int]]] = defaultdict(deque)
         self.accept = pace(stalls, accept_seed)
         self.rings: dict[int, dict[int, bytes]] = defaultdict(dict)
@@ -112,6 +113,7 @@ class Host:
         self._promise(event)
 
     def _promise(self, event: dict[str, int]) -> None:
+        self.told_of.append((event["queue"], event["count"], event["follows"]))
         self.promised.discard(event["queue"])
         if event["follows"]:
             self.promised.add(event["queue"])
@@ -196,6 +198,24 @@ async def more_than_may_wait(dut: Any) -> None:
     host.segments.pace = always()
     await until(dut, lambda: host.index[2] == len(sent))
     assert host.seen[2] == sent
+
+
+@cocotb.test
+async def what_is_left_behind_follows(dut: Any) -> None:
+    """A burst that takes not all promises another, also where chains of other queues came since."""
+    host = await start(dut)
+    host.segments.pace = never()
+    for index in range(60):
+        for queue in (2, 0):
+            host.used[0].send({"queue": queue, "id": index, "bytes": 60})
+    await cycles(dut, 300)
+    host.segments.pace = always()
+    await until(dut, lambda: host.announced[2] == host.announced[0] == 60)
+    full = [follows for queue, count, follows in host.told_of
+            if queue == 2 and count == LANES // 4]
+    assert len(full) >= 2
+    assert all(full[:-1]), full
+    assert not host.promised
 
 
 @cocotb.test
