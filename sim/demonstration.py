@@ -150,9 +150,10 @@ def demonstrate(what: Demonstration, progress: Callable[[str], None]) -> dict[st
                    window=what.window) as card:
         results: dict[str, Any] = {"up_cycles": card.engine.cycle}
         device = card.device
+        told = device.config
         results["device"] = {
-            "mac": device.mac.hex(":"), "mtu": device.mtu, "speed_mbps": device.speed_mbps,
-            "link_up": device.link_up,
+            "mac": told.mac.hex(":"), "mtu": told.mtu, "speed_mbps": told.speed_mbps,
+            "link_up": told.link_up,
             "features": [name for name, bit in vars(Feature).items()
                          if isinstance(bit, int) and device.virtio.has(bit)]}
         card.wire.tap(what.pcap)

@@ -134,7 +134,7 @@ def _check_device(card: NativeCard, point: Point) -> None:
         if card.device.virtio.has(feature) != wanted:
             raise ValueError(f"{point}: the card does not offer {name}")
     if card.device.active_pairs != point.queues:
-        raise ValueError(f"{point}: the card has {card.device.max_pairs} pairs of queues")
+        raise ValueError(f"{point}: the card has {card.device.config.max_pairs} pairs of queues")
 
 
 def flows(size: int, queues: int) -> list[bytes]:

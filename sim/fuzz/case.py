@@ -123,7 +123,7 @@ class Case(Scene):
 
     async def _broken_instead(self, what: str) -> None:
         """See that it is a fault for which the device did not do as it was told."""
-        self.device.is_suspended = False
+        self.device.context.is_suspended = False
         if not await self.device.virtio.status() & Status.NEEDS_RESET:
             raise Broken(f"the device is not {what}, and does not ask for a reset")
 

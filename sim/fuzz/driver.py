@@ -11,6 +11,8 @@ from sim.fuzz.rings import HostileRing
 from sim.native.engine import EngineOptions
 from sw_driver.layouts import ConfigType, Feature
 from sw_driver.net import NetDevice, NetOptions, without
+from sw_driver.net.context import DeviceContext
+from sw_driver.net.queue import NetQueue
 from sw_driver.port import Interrupt
 from sw_driver.ring import Ring
 
@@ -21,6 +23,11 @@ TLP_LOG = 1 << 17
 
 _OPTIONAL = (Feature.EVENT_IDX, Feature.NOTIFICATION_DATA, Feature.IN_ORDER, Feature.INDIRECT_DESC,
              Feature.MRG_RXBUF, Feature.RING_PACKED, Feature.CTRL_VQ)
+
+
+class _Undaunted(DeviceContext):
+    def refuse_broken(self) -> None:
+        """Go on: a fault is the other queue's."""
 
 
 class HostileDevice(NetDevice):
@@ -35,32 +42,35 @@ class HostileDevice(NetDevice):
             return cast("Ring[Any]", self.make_hostile())
         return super()._make_ring(size, name)
 
-    async def _refill(self, queue: Any) -> None:
+    async def _refill(self, queue: NetQueue) -> None:
         if not isinstance(queue.ring, HostileRing):
             await super()._refill(queue)
 
-    def _refuse_broken(self) -> None:
-        """Go on: a fault is the other queue's."""
+    def _make_context(self) -> DeviceContext:
+        return _Undaunted(self.port, self.function, self.options)
+
+    @property
+    def _hostile_queue(self) -> NetQueue:
+        return (self.queues.receive, self.queues.transmit)[self.victim][0]
 
     @property
     def has_control(self) -> bool:
         """Whether there is a control queue."""
-        return self._control is not None
+        return self.queues.control is not None
 
     @property
     def config_interrupt(self) -> Interrupt | None:
         """What tells of changes of the configuration."""
-        return self._config_interrupt
+        return self.context.config_interrupt
 
     @property
     def victim_interrupt(self) -> Interrupt | None:
         """What tells of used buffers of the hostile queue."""
-        return (self._receive, self._transmit)[self.victim][0].interrupt
+        return self._hostile_queue.interrupt
 
     async def set_up_again(self) -> None:
         """Set the hostile queue up and enable it, after it was reset."""
-        old = (self._receive, self._transmit)[self.victim][0]
-        self._put_queue(await self._set_up_queue(old.index, old.name, old.vector, old.interrupt))
+        await self.queues.set_up_again(self._hostile_queue)
         await self.virtio.enable_queue(self.victim)
 
     async def tell(self, told: int) -> None:
@@ -71,10 +81,9 @@ class HostileDevice(NetDevice):
                                (told & 0xFFFF) << 16 if virtio.notify_bytes == 4 else 0))
 
     def forget(self) -> None:
-        """Give up all queues, of a device that was reset."""
-        self._release()
-        self.is_open = False
-        self.needs_reset = False
+        """Give up all queues, of a device that was reset, and whatever it asked for."""
+        super().forget()
+        self.context.needs_reset = False
 
 
 def draw_host(rng: random.Random) -> EngineOptions:

@@ -151,7 +151,7 @@ def mistakes(size: int, longest: int) -> list[Mistake]:
 def ring_of(card: Card, queue: int) -> SplitRing[Any]:
     """Give the ring that the driver uses."""
     device = card.device
-    ring = (device._receive if queue == RECEIVE else device._transmit)[0].ring
+    ring = device.rings[queue]
     assert isinstance(ring, SplitRing)
     return ring
 
@@ -174,15 +174,15 @@ async def make_mistake(card: Card, mistake: Mistake) -> None:
 async def await_fault(card: Card, queue: int, reason: FaultReason) -> None:
     """See that the driver is told, and that the operator finds out why."""
     device = card.device
-    interrupt = device._config_interrupt
+    interrupt = device.context.config_interrupt
     assert interrupt is not None
     if not device.needs_reset:  # the driver has not seen it yet
         assert await card.port.wait_interrupts(
-            [(interrupt, device._config_seen)],
+            [(interrupt, device.context.config_seen)],
             SOON + (card.config.completion_timeout_cycles
                     if reason == FaultReason.READ_TIMEOUT else 0)), "no configuration interrupt"
-    device._config_seen = interrupt.count
-    device.needs_reset = False  # this driver goes on with the other queue
+    device.context.config_seen = interrupt.count
+    device.context.needs_reset = False  # this driver goes on with the other queue
     assert await device.virtio.status() & Status.NEEDS_RESET
     assert await device.virtio.read_isr() & 2
     record = await Management(card.function).take_fault()

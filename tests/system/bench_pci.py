@@ -41,11 +41,11 @@ async def facts(dut: Any) -> None:
             & MsixCapability.TABLE_SIZE) + 1 == config.vectors
     for bar in function.bars.values():
         assert bar.address % bar.size == 0
-    assert device.mac == config.mac.to_bytes(6, "big")
-    assert device.mtu == config.mtu
-    assert device.link_up
-    assert device.speed_mbps == config.link_mbps
-    assert device.full_duplex
+    assert device.config.mac == config.mac.to_bytes(6, "big")
+    assert device.config.mtu == config.mtu
+    assert device.config.link_up
+    assert device.config.speed_mbps == config.link_mbps
+    assert device.config.full_duplex
     assert await device.virtio.get(CommonConfig.NUM_QUEUES) >= 2
     assert await device.virtio.offered_features() == feature_mask(offered_features(config))
     assert device.virtio.has(Feature.VERSION_1)
@@ -59,8 +59,8 @@ async def facts(dut: Any) -> None:
 async def masked_traffic(card: Card, mask: Any) -> None:
     """Let a queue be used while its vector is masked, then unmask it."""
     device = card.device
-    queue = device._receive[0]
-    assert device._msix is not None and queue.interrupt is not None
+    queue = device.queues.receive[0]
+    assert device.queues.vectors.msix is not None and queue.interrupt is not None
     queue.ring.suppress_interrupts(False)
     await mask(True)
     before = queue.interrupt.count
@@ -69,12 +69,12 @@ async def masked_traffic(card: Card, mask: Any) -> None:
     await card.ticker.until(queue.ring.has_used, SOON, "a frame")
     await card.ticker.sleep(1500)
     assert queue.interrupt.count == before
-    assert await device._msix.pending(1)
+    assert await device.queues.vectors.msix.pending(1)
     await mask(False)
     assert await card.port.wait_interrupts([(queue.interrupt, before)], SOON)
     await card.ticker.sleep(500)
     assert queue.interrupt.count == before + 1  # one bit remembers any number of them
-    assert not await device._msix.pending(1)
+    assert not await device.queues.vectors.msix.pending(1)
     for frame in few():
         assert await device.receive(SOON) == frame
 
@@ -83,7 +83,7 @@ async def masked_traffic(card: Card, mask: Any) -> None:
 async def masked_vectors(dut: Any) -> None:
     """A masked vector is remembered, and sent once when it is unmasked, where it then points."""
     card = await bring_up(dut)
-    msix = card.device._msix
+    msix = card.device.queues.vectors.msix
     assert msix is not None
 
     async def mask_one(masked: bool) -> None:
@@ -92,7 +92,7 @@ async def masked_vectors(dut: Any) -> None:
     await masked_traffic(card, mask_one)
     await masked_traffic(card, msix.mask_all)
     # The vector may be pointed elsewhere while it is masked.
-    queue = card.device._receive[0]
+    queue = card.device.queues.receive[0]
     queue.ring.suppress_interrupts(False)
     await msix.mask(1, True)
     old = queue.interrupt
@@ -115,21 +115,21 @@ async def one_vector_for_all(dut: Any) -> None:
     """Queues and configuration may share a vector."""
     card = await bring_up(dut, open_device=False)
     device = card.device
-    real = device._set_up_interrupts
+    real = device.queues.vectors.set_up
 
     async def share(queues: int) -> Any:
         await real(queues)
-        return [(0, device._config_interrupt)] * queues
+        return [(0, device.context.config_interrupt)] * queues
 
-    device._set_up_interrupts = share  # type: ignore[method-assign]
+    device.queues.vectors.set_up = share  # type: ignore[method-assign]
     await device.open()
     await both_ways(card, few(20), few(20))
     dut.link_up.value = 0
-    interrupt = device._config_interrupt
+    interrupt = device.context.config_interrupt
     assert interrupt is not None
     assert await card.port.wait_interrupts([(interrupt, interrupt.count)], SOON)
     await device.check_config()
-    assert not device.link_up
+    assert not device.config.link_up
     await settle(card)
 
 
@@ -140,7 +140,7 @@ async def without_interrupts(dut: Any) -> None:
     card = await bring_up(dut, net=NetOptions(
         interrupts=False, max_payload=config.max_payload_bytes, max_read=config.max_read_bytes))
     device = card.device
-    device._receive[0].ring.suppress_interrupts(False)
+    device.rings[0].suppress_interrupts(False)
     await device.virtio.read_isr()
     for frame in few():
         card.wire.send(frame)
@@ -161,20 +161,20 @@ async def vectors_unmapped(dut: Any) -> None:
     """With MSI-X on and no vector for it, neither a queue nor the configuration interrupts."""
     card = await bring_up(dut)
     device = card.device
-    assert device._msix is not None
+    assert device.queues.vectors.msix is not None
     await device.virtio.put(CommonConfig.QUEUE_SELECT, 0)
     await device.virtio.put(CommonConfig.QUEUE_MSIX_VECTOR, CommonConfig.NO_VECTOR)
     assert await device.virtio.set_config_vector(CommonConfig.NO_VECTOR)
-    device._receive[0].ring.suppress_interrupts(False)
+    device.rings[0].suppress_interrupts(False)
     before = card.host.root.counts["rq.interrupts"]
     for frame in few():
         card.wire.send(frame)
     dut.link_up.value = 0
     await card.ticker.sleep(2500)
-    assert device._receive[0].ring.has_used()
+    assert device.rings[0].has_used()
     assert card.host.root.counts["rq.interrupts"] == before
-    assert not await device._msix.pending(0)
-    assert not await device._msix.pending(1)
+    assert not await device.queues.vectors.msix.pending(0)
+    assert not await device.queues.vectors.msix.pending(1)
     await card.device.recover()
     await both_ways(card, few(), few())
     await settle(card)
@@ -185,7 +185,7 @@ async def link_changes(dut: Any) -> None:
     """The wire's link goes and comes: interrupt, ISR, generation, status."""
     card = await bring_up(dut)
     device = card.device
-    interrupt = device._config_interrupt
+    interrupt = device.context.config_interrupt
     assert interrupt is not None
     for up in (0, 1):
         generation = await device.virtio.get(CommonConfig.CONFIG_GENERATION)
@@ -196,7 +196,7 @@ async def link_changes(dut: Any) -> None:
         assert await device.virtio.read_isr() & 2
         assert await device.virtio.get(CommonConfig.CONFIG_GENERATION) != generation
         await device.check_config()
-        assert device.link_up == bool(up)
+        assert device.config.link_up == bool(up)
         assert await device.virtio.read(ConfigType.DEVICE, *NetConfig.STATUS) == up
     await both_ways(card, few(), few())
     await settle(card)
@@ -213,7 +213,7 @@ async def window(dut: Any) -> None:
     device.virtio.through_config = True
     assert await device.virtio.get(CommonConfig.NUM_QUEUES) == direct
     await device.open()
-    assert device.mtu == config.mtu
+    assert device.config.mtu == config.mtu
     await both_ways(card, few(), few())
     assert not await balance(card)
     await settle(card)

@@ -63,7 +63,7 @@ async def kick_of_transmit(dut: Any) -> None:
     """A frame at any time after the card found no more: by the driver's kick or the card's look."""
     card = await card_of(dut)
     device = card.device
-    ring = device._transmit[0].ring
+    ring = device.rings[1]
     wanted = []
     window = range(*CASE["window"])
     for offset in window:
@@ -86,7 +86,7 @@ async def kick_of_receive(dut: Any) -> None:
     """Fresh buffers at any time after others: the frames that come then must find them all."""
     card = await card_of(dut, receive_buffers=2 * REFILL, refill_batch=REFILL)
     device = card.device
-    ring = device._receive[0].ring
+    ring = device.rings[0]
     assert isinstance(ring, SplitRing)
     frames = [make_frame(number, 60) for number in range(2 * REFILL)]
 
@@ -119,7 +119,7 @@ async def rearm_of_receive(dut: Any) -> None:
     """The driver asks for interrupts again at any time around the used index's write."""
     card = await card_of(dut)
     device = card.device
-    ring = device._receive[0].ring
+    ring = device.rings[0]
     middle = 0
     for _ in range(2):  # the first frame still waits for its buffer
         card.wire.send(make_frame(0, 60))
@@ -148,7 +148,7 @@ async def rearm_of_transmit(dut: Any) -> None:
     """The same, when the driver waits for a frame to have been sent."""
     card = await card_of(dut)
     device = card.device
-    ring = device._transmit[0].ring
+    ring = device.rings[1]
     middle = 0
     for _ in range(2):  # the first frame may find the card busy with receive buffers
         await card.ticker.sleep(1000)

@@ -47,8 +47,7 @@ async def device_reset(card: Card) -> None:
     """Write status 0, as a driver does; its rings and buffers go with the answer."""
     device = card.device
     await device.virtio.reset()
-    device._release()
-    device.is_open = False
+    device.forget()
     # Everything is as after power-up.
     for queue in range(2):
         await device.virtio.put(CommonConfig.QUEUE_SELECT, queue)
@@ -73,8 +72,7 @@ async def abrupt_function_reset(card: Card) -> None:
     while await function.read(Header.VENDOR_ID) != function.vendor_id:
         await card.ticker.sleep(50)
     assert not await function.read(Header.COMMAND) & Header.COMMAND_MASTER
-    device._release()
-    device.is_open = False
+    device.forget()
     await function.place_bars()
     await function.enable(bus_master=False)
     assert await device.virtio.status() == 0

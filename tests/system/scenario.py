@@ -35,7 +35,7 @@ async def play(device: NetDevice, function: PciFunction, *, seed: int, count: in
     start
         Starts a task beside this one; what it returns can be awaited.
     """
-    longest = min(device.max_frame, 1514)
+    longest = min(device.config.max_frame, 1514)
     outgoing, incoming = frames_of(seed, count, longest), frames_of(seed + 1, count, longest)
     received: list[bytes] = []
 

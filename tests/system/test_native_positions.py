@@ -30,7 +30,7 @@ class Traffic:
         self.device = card.device
         self.rng = random.Random(seed)
         self.management = Management(card.function)
-        self.numbers = {0: 0, 1: 1, 2 * card.device.max_pairs: FULL.queues}
+        self.numbers = {0: 0, 1: 1, 2 * card.device.config.max_pairs: FULL.queues}
         self.outgoing = frames_of(seed, 3000, 600)
         self.incoming = frames_of(seed + 1, 3000, 600)
         self.received: list[bytes] = []

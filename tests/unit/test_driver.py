@@ -124,7 +124,8 @@ def test_open(through_config: bool, features: int) -> None:
         return device
 
     device = run(work())
-    assert (device.mac, device.mtu, device.link_up, device.speed_mbps, device.full_duplex) == (
+    told = device.config
+    assert (told.mac, told.mtu, told.link_up, told.speed_mbps, told.full_duplex) == (
         MAC, 1500, True, 100_000, True)
     assert host.card.accepted == device.virtio.features == features
     assert host.card.status == 15
@@ -155,8 +156,9 @@ def test_no_feature_without_what_it_depends_on() -> None:
 def test_a_device_that_offers_little() -> None:
     host = machine(features=1 << Feature.VERSION_1)
     device = opened(host)
-    assert device.mac[0] == 2
-    assert (device.mtu, device.link_up, device.speed_mbps, device.full_duplex) == (
+    assert device.config.mac[0] == 2
+    told = device.config
+    assert (told.mtu, told.link_up, told.speed_mbps, told.full_duplex) == (
         None, True, None, None)
     quiet(host)
 
@@ -170,7 +172,7 @@ def test_speed_and_duplex_out_of_range_are_unknown(
     host = machine()
     host.card.net_config[12:17] = struct.pack("<IB", speed, duplex)
     device = opened(host)
-    assert (device.speed_mbps, device.full_duplex) == wanted
+    assert (device.config.speed_mbps, device.config.full_duplex) == wanted
 
 
 @pytest.mark.virtio("DRV-CORE-FEAT-07", "DRV-CORE-INIT-05", "DRV-CORE-INIT-06")
@@ -193,7 +195,8 @@ def test_configuration_that_changes_while_it_is_read() -> None:
 
     host.card.change_config_once = change
     device = opened(host)
-    assert (device.mac, device.mtu, device.speed_mbps) == (b"\x06abcde", 9000, 25_000)
+    told = device.config
+    assert (told.mac, told.mtu, told.speed_mbps) == (b"\x06abcde", 9000, 25_000)
 
 
 @pytest.mark.virtio("DRV-PCI-COM-05", "DRV-CORE-RST-01")
@@ -263,7 +266,7 @@ def test_frames_both_ways(size: int, ways: tuple[Shape, Shape],
     buffers = size if features & INDIRECT else size // min(size, receive.segments[1])
     host = machine(features=features, first_index=LATE_INDEX if late else 0)
     host.card.kicks_only, host.card.close_batches = kicks_only, close_batches
-    with patch("sw_driver.net.SplitRing", LateRing if late else SplitRing):
+    with patch("sw_driver.net.queues.SplitRing", LateRing if late else SplitRing):
         device = opened(host, queue_size=size, transmit_shape=transmit, receive_shape=receive,
                         interrupts=interrupts, suppress=suppress, shuffle=shuffle, seed=seed,
                         receive_bytes=-(-1544 // buffers) if features & MERGED else None)
@@ -337,7 +340,7 @@ def test_interrupts_by_index_are_only_asked_for_while_waiting() -> None:
     run(host.sleep(10))
     behind, waits = (bytes(2), 0xFFFF), (bytes(2), 0)
     assert seen == [behind, *[waits] * 3, behind]
-    interrupts = [device._receive[0].interrupt, device._transmit[0].interrupt]
+    interrupts = [device.queues.receive[0].interrupt, device.queues.transmit[0].interrupt]
     for number in range(3):  # frames that nobody waits for
         assert host.card.deliver(bytes([number]) * 60)
     assert [interrupt.count for interrupt in interrupts if interrupt is not None] == [0, 0]
@@ -355,7 +358,7 @@ def test_interrupts_of_a_driver_that_never_waits(features: int, suppress: bool) 
     """Without suppression each frame that is taken asks for the next one."""
     host = machine(features=features)
     device = opened(host, suppress=suppress)
-    interrupt = device._receive[0].interrupt
+    interrupt = device.queues.receive[0].interrupt
     assert interrupt is not None
     for number in range(10):
         assert host.card.deliver(bytes([number]) * 60)
@@ -369,7 +372,7 @@ def test_a_frame_used_between_the_look_and_the_wait_is_not_missed(features: int)
     """The device finishes at the worst moment: after the driver's look, before its request."""
     host = machine(features=features)
     device = opened(host)
-    ring = device._receive[0].ring
+    ring = device.rings[0]
     honest = ring.suppress_interrupts
 
     def late(suppress: bool) -> None:
@@ -429,7 +432,7 @@ def test_a_configuration_change_is_noticed() -> None:
     host.card.net_config[12:16] = struct.pack("<I", 25_000)
     host.card.change_config()
     assert run(device.receive(50)) is None
-    assert (device.link_up, device.speed_mbps) == (False, 25_000)
+    assert (device.config.link_up, device.config.speed_mbps) == (False, 25_000)
     quiet(host)
 
 

@@ -45,7 +45,7 @@ def test_what_a_kick_tells(wide: bool, late: bool) -> None:
     """With NOTIFICATION_DATA the available index, all 16 bits of it, above the queue."""
     first = LATE_INDEX if late else 0
     host = machine(features=PLAIN | (NOTIFICATION_DATA if wide else 0), first_index=first)
-    with patch("sw_driver.net.SplitRing", LateRing if late else SplitRing):
+    with patch("sw_driver.net.queues.SplitRing", LateRing if late else SplitRing):
         device = opened(host)
     run(device.send_many([b"a" * 60] * 12, batch=3))
     run(device.drain())
