@@ -315,6 +315,32 @@ def linux(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
 
 
 @guest.command()
+def migrate(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
+            size: Annotated[str, typer.Option(
+                "--bytes", metavar="N", help="Bytes of a TCP stream each way, before and after.",
+                )] = "1000000",
+            split: Annotated[bool, typer.Option(
+                "--split", help="Do not offer packed rings.")] = False,
+            release: Annotated[bool, typer.Option(
+                "--release-qemu", help="QEMU of the machine's own release of Debian.")] = False,
+            pcap: Annotated[bool, typer.Option(
+                "--pcap", help="Write the frames of each wire, migration-N.pcap.")] = False,
+            folder: Annotated[Path, typer.Option(
+                metavar="FOLDER", help="Where migrate.json and the guests' messages go.",
+                )] = Path("build/guest")) -> int:
+    """Move a running Linux from one card to another, by vhost-user: pings and TCP go on.
+
+    Ends with 1 if something was lost but around the pause, or changed.
+    """
+    config = NicConfig.preset(preset, **_overrides(vfs, pairs))
+    from sim.guest.migrate import MigrateOptions, run_migrate  # noqa: PLC0415  # as above
+
+    return run_migrate(MigrateOptions(
+        config=config, size=_whole("--bytes", size), packed=not split, release=release, pcap=pcap,
+        folder=folder))
+
+
+@guest.command()
 def uml(preset: _Preset = "full", *, vfs: _Vfs = None, pairs: _Set = None,
         pings: Annotated[str, typer.Option(metavar="N", help="Pings to send.")] = "20",
         size: Annotated[str, typer.Option(

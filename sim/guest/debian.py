@@ -15,7 +15,7 @@ from sim.toolchain import ToolMissing
 __all__ = ["Unpacked", "codename", "kernel_version", "newer", "unpacked"]
 
 _KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_DYNAMIC_LINKER = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+_DYNAMIC_LINKER = "ld-linux-x86-64.so.2"
 _LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu",
               "usr/lib/x86_64-linux-gnu/pulseaudio")
 Tell = Callable[[str], None]
@@ -30,8 +30,10 @@ class Unpacked:
     def program(self, path: str) -> list[str]:
         """Give the words that start a program of the folder, with the folder's own libraries."""
         libraries = ":".join(str(self.folder / each) for each in _LIBRARIES)
-        return [str(self.folder / _DYNAMIC_LINKER), "--library-path", libraries,
-                str(self.folder / path)]
+        # Up to bookworm the C library is below /lib, and no link leads there that is unpacked.
+        linkers = [self.folder / each / _DYNAMIC_LINKER for each in _LIBRARIES]
+        linker = next((each for each in linkers if each.exists()), linkers[0])
+        return [str(linker), "--library-path", libraries, str(self.folder / path)]
 
 
 def _run(words: Sequence[str], folder: Path | None = None) -> str:

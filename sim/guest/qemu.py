@@ -20,7 +20,7 @@ from sim.guest.debian import codename, kernel_version, newer, unpacked
 from sim.guest.initramfs import linux_initramfs
 
 __all__ = ["GuestError", "LinuxFiles", "LinuxGuest", "Qemu", "card_options", "find_qemu",
-           "linux_files", "machine_options"]
+           "linux_files", "machine_options", "release_qemu", "vhost_user_options"]
 
 _AT_LEAST = (10, 1)  # the first with a vfio-user client
 _NEWER = "forky"     # a release that has one
@@ -40,6 +40,8 @@ class Qemu:
     words: tuple[str, ...]
     accelerator: str
     """``kvm``, or ``tcg`` where the machine has no usable virtualization."""
+    msix: bool = True
+    """Whether vhost-user may have MSI-X: with TCG, QEMU 7.2 crashes of it."""
 
 
 def _usable_kvm() -> bool:
@@ -74,6 +76,15 @@ def find_qemu(tell: Tell = lambda line: None) -> Qemu:
     share = found.folder / "usr" / "share"
     return Qemu((*found.program("usr/bin/qemu-system-x86_64"), "-L", str(share / "qemu"),
                  "-L", str(share / "seabios")), accelerator)
+
+
+def release_qemu(tell: Tell = lambda line: None) -> Qemu:
+    """Give the QEMU of the machine's own release of Debian: too old for vfio-user, maybe."""
+    found = unpacked("qemu", codename(), ["qemu-system-x86"], closure=True, tell=tell)
+    share, modules = found.folder / "usr" / "share", "usr/lib/x86_64-linux-gnu/qemu"
+    return Qemu(("env", f"QEMU_MODULE_DIR={found.folder / modules}",
+                 *found.program("usr/bin/qemu-system-x86_64"), "-L", str(share / "qemu"),
+                 "-L", str(share / "seabios")), "kvm" if _usable_kvm() else "tcg", msix=False)
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,18 @@ def card_options(socket: Path, number: int = 0) -> list[str]:
             "-device", json.dumps(device)]
 
 
+def vhost_user_options(qemu: Qemu, socket: Path, mac: int, *, packed: bool = True) -> list[str]:
+    """Give the options of a virtio-net device whose queues a vhost-user back-end serves.
+
+    The PCI function is QEMU's own; the MAC address must be the card's, as that filters by it.
+    """
+    address = ":".join(f"{byte:02x}" for byte in mac.to_bytes(6, "big"))
+    device = f"virtio-net-pci,netdev=net0,mac={address},packed={'on' if packed else 'off'},romfile="
+    return ["-chardev", f"socket,id=card0,path={socket}",
+            "-netdev", "vhost-user,id=net0,chardev=card0",
+            "-device", device if qemu.msix else f"{device},vectors=0"]
+
+
 class LinuxGuest:
     """A Linux in QEMU, with one card or several, that carries out shell commands.
 
@@ -187,7 +210,9 @@ class LinuxGuest:
         """Whether QEMU runs."""
         return self._process.poll() is None
 
-    def _said(self) -> str:
+    @property
+    def said(self) -> str:
+        """What guest and QEMU said last."""
         words = [self._text.decode(errors="replace")[-500:]]
         for path in (self._log, self._log.with_suffix(".qemu")):
             if path.exists():
@@ -205,13 +230,13 @@ class LinuxGuest:
         while not (found := _PROMPT.search(self._text)):
             left = deadline - time.monotonic()
             if left <= 0:
-                raise GuestError(f"{what}: no end within {timeout_s:g} s\n{self._said()}")
+                raise GuestError(f"{what}: no end within {timeout_s:g} s\n{self.said}")
             if not select.select([output], [], [], min(left, 1))[0]:
                 continue
             data = os.read(output.fileno(), 65536)
             if not data:
                 raise GuestError(f"{what}: QEMU ended with {self._process.wait()}\n"
-                                 f"{self._said()}")
+                                 f"{self.said}")
             self._text += data.replace(b"\r", b"")
         said = self._text[:found.start()].decode(errors="replace")
         self._text = self._text[found.end():]
@@ -226,7 +251,7 @@ class LinuxGuest:
             self._process.stdin.write(command.encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise GuestError(f"{command}: QEMU has ended\n{self._said()}") from None
+            raise GuestError(f"{command}: QEMU has ended\n{self.said}") from None
 
     def finish(self, timeout_s: float = 60, what: str = "command") -> tuple[int, str]:
         """Wait for the command that was begun; give its exit code and what it printed."""

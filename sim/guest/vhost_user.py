@@ -22,13 +22,15 @@ from sim.guest.vhost_user_messages import (
 from sim.guest.vhost_user_queues import HAS_PROTOCOL, LOG_ALL, FrontEndQueues
 from sim.guest.vhost_user_ring import FrontEndRing, check_event
 
-__all__ = ["PROTOCOL_FEATURES", "FrontEnd"]
+__all__ = ["IN_BAND", "PROTOCOL_FEATURES", "FrontEnd"]
 
 PROTOCOL_FEATURES = (
-    ProtocolFeature.MQ | ProtocolFeature.LOG_SHMFD | ProtocolFeature.REPLY_ACK
-    | ProtocolFeature.BACKEND_REQ | ProtocolFeature.CONFIG | ProtocolFeature.INBAND_NOTIFICATIONS
+    ProtocolFeature.MQ | ProtocolFeature.LOG_SHMFD | ProtocolFeature.RARP
+    | ProtocolFeature.REPLY_ACK | ProtocolFeature.BACKEND_REQ | ProtocolFeature.CONFIG
     | ProtocolFeature.CONFIGURE_MEM_SLOTS)
-"""What this back-end can do."""
+"""What every front-end is offered."""
+IN_BAND = PROTOCOL_FEATURES | ProtocolFeature.INBAND_NOTIFICATIONS
+"""The same with kicks and calls as messages: QEMU accepts that, and does not have it."""
 _MESSAGES = 32  # at a time, then the card has its turn
 Answer = int | bytes | VringState | None
 
@@ -146,6 +148,10 @@ class FrontEnd:
 
     def _reset_owner(self, message: Message) -> Answer:
         self.queues.forget()
+        return None
+
+    def _send_rarp(self, message: Message) -> Answer:
+        self._card.announce(message.station())
         return None
 
     def _set_backend_fd(self, message: Message) -> Answer:
@@ -333,6 +339,7 @@ _HANDLERS: dict[int, _Handler] = {
     Request.SET_PROTOCOL_FEATURES: FrontEnd._set_protocol,
     Request.GET_QUEUE_NUM: FrontEnd._get_queue_num,
     Request.SET_VRING_ENABLE: FrontEnd._set_enable,
+    Request.SEND_RARP: FrontEnd._send_rarp,
     Request.SET_BACKEND_REQ_FD: FrontEnd._set_backend_fd,
     Request.GET_CONFIG: FrontEnd._get_config,
     Request.SET_CONFIG: FrontEnd._set_config,

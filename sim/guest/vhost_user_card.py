@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -30,6 +31,9 @@ _COMMAND_CYCLES = 200_000
 _POLL_CYCLES = 50
 _UNDER_WAY_CYCLES = 1000
 _CONTROL_ENTRIES = 16
+_RARP, _IPV4, _REVERSE_REQUEST = 0x8035, 0x0800, 3
+_RARP_HEADER = struct.Struct(">HHBBH")
+_LEAST_FRAME = 60
 # What a front-end does not see, and the bridge wants of the card all the same.
 _BENEATH = (Feature.VERSION_1, Feature.ACCESS_PLATFORM, Feature.SUSPEND)
 NEVER_OFFERED = (Feature.ACCESS_PLATFORM, Feature.SR_IOV, Feature.NOTIFICATION_DATA,
@@ -87,6 +91,13 @@ class _BridgePort(ClockPort):
             device_writes=device_writes)
 
 
+def _rarp(station: bytes) -> bytes:
+    """Make a frame in which a station asks for its own address (RFC 903), to all."""
+    asks = _RARP_HEADER.pack(1, _IPV4, 6, 4, _REVERSE_REQUEST)
+    body = asks + 2 * (station + bytes(4))
+    return (b"\xff" * 6 + station + _RARP.to_bytes(2, "big") + body).ljust(_LEAST_FRAME, b"\0")
+
+
 class BridgedCard:
     """Function 0 of a card, for one front-end at a time that brings its rings along.
 
@@ -116,6 +127,8 @@ class BridgedCard:
         self._config = config
         self.running = False
         self.suspended = False
+        self.announced = 0
+        """Frames of `announce` so far."""
         self.queue_size_max = config.queue_size_max
         self.max_pairs = config.queue_pairs
         self._queues: dict[int, QueueSetup] = {}
@@ -288,6 +301,14 @@ class BridgedCard:
         """Kick a queue. Posted."""
         if index in self._queues and not self.suspended:
             self._clock.write(self._virtio.notify_address(index), index.to_bytes(2, "little"))
+
+    def announce(self, station: bytes) -> None:
+        """Tell the other end of the wire where a station is now, by a frame as of RARP.
+
+        It comes from the bridge, beside the card: what the card transmits are the guest's frames.
+        """
+        self._clock.wire.transmit(_rarp(station))
+        self.announced += 1
 
     def suspend(self) -> None:
         """Have the card rest: nothing of it reaches memory until `resume`."""

@@ -55,6 +55,7 @@ class Request(IntEnum):
     SET_PROTOCOL_FEATURES = 16
     GET_QUEUE_NUM = 17
     SET_VRING_ENABLE = 18
+    SEND_RARP = 19
     SET_BACKEND_REQ_FD = 21
     GET_CONFIG = 24
     SET_CONFIG = 25
@@ -76,6 +77,7 @@ class ProtocolFeature(IntFlag):
 
     MQ = 1 << 0
     LOG_SHMFD = 1 << 1
+    RARP = 1 << 2
     REPLY_ACK = 1 << 3
     BACKEND_REQ = 1 << 5
     CONFIG = 1 << 9
@@ -140,6 +142,10 @@ class Message:
         if value & ~0x1FF:
             raise ProtocolError(f"{name_of(self.request)}: bits {value:#x} mean nothing")
         return value & 0xFF, None if value & 0x100 else self.take_fd()
+
+    def station(self) -> bytes:
+        """Give the MAC address of SEND_RARP: the first 6 bytes of its number."""
+        return self.u64().to_bytes(8, "little")[:6]
 
     def regions(self) -> list[Region]:
         """Give the memory table, a file descriptor for each region."""

@@ -24,6 +24,7 @@ from sim.guest.serve import terminated
 from sim.guest.testpmd import PacketLoop, Testpmd, TestpmdError, TestpmdOptions, testpmd_programs
 from sim.guest.traffic import GUEST, HOST, Pings, Stream, bring_up, ping
 from sim.guest.uml import UmlError, UmlGuest, uml_programs
+from sim.guest.vhost_user import IN_BAND
 from sim.guest.vhost_user_server import VhostUserCard
 from sim.guest.wire_tap import Tap
 from sim.native.build import card_library
@@ -170,7 +171,7 @@ def run_uml(options: UmlRun) -> int:
         tap = Tap(f"{HOST}/24", mtu=min(options.config.mtu, 1500))
         with tempfile.TemporaryDirectory(prefix="ringlet-") as folder, VhostUserCard(
                 options.config, Path(folder) / "card.sock", tap, pcap=options.pcap,
-                hidden=hidden_of(packed=options.packed)) as card:
+                hidden=hidden_of(packed=options.packed), protocol=IN_BAND) as card:
             at.update("Linux starts")
             with UmlGuest(programs, card.socket) as guest:
                 try:

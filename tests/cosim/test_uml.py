@@ -15,7 +15,7 @@ import pytest
 from hw.config import NicConfig
 from sim.guest.debian import Unpacked
 from sim.guest.uml import UmlError, UmlGuest, uml_programs
-from sim.guest.vhost_user import PROTOCOL_FEATURES
+from sim.guest.vhost_user import IN_BAND, PROTOCOL_FEATURES
 from sim.guest.vhost_user_messages import ProtocolFeature
 from sim.guest.vhost_user_run import attach, hidden_of, tcp, uml_ping
 from sim.guest.vhost_user_server import VhostUserCard
@@ -26,8 +26,6 @@ from tests.cosim.conftest import Figures
 
 CONFIG = NicConfig.preset("full")
 FIRST_PING_S = 30  # on a busy machine; alone it is 3
-IN_BAND = PROTOCOL_FEATURES
-BY_DESCRIPTORS = PROTOCOL_FEATURES & ~ProtocolFeature.INBAND_NOTIFICATIONS
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +51,7 @@ def card_on_tap(folder: Path, **options: Any) -> Iterator[tuple[VhostUserCard, T
 
 @pytest.mark.virtio("CORE-FEAT-03", "NET-MQ-01")
 @pytest.mark.parametrize("case", [
-    (False, 1, IN_BAND), (True, 1, IN_BAND), (False, 2, BY_DESCRIPTORS), (True, 2, IN_BAND)],
+    (False, 1, IN_BAND), (True, 1, IN_BAND), (False, 2, PROTOCOL_FEATURES), (True, 2, IN_BAND)],
     ids=["split", "packed", "split-2-descriptors", "packed-2"])
 def test_traffic(programs: Unpacked, tmp_path: Path, figures: Figures, full: bool,
                  case: tuple[bool, int, ProtocolFeature]) -> None:
@@ -99,7 +97,7 @@ def test_traffic(programs: Unpacked, tmp_path: Path, figures: Figures, full: boo
 def test_the_driver_leaves_and_comes_back(programs: Unpacked, tmp_path: Path, full: bool,
                                           packed: bool) -> None:
     """Module unloaded and loaded: queues are disabled and set up afresh on one connection."""
-    with (card_on_tap(tmp_path, hidden=hidden_of(packed=packed)) as (card, _tap),
+    with (card_on_tap(tmp_path, hidden=hidden_of(packed=packed), protocol=IN_BAND) as (card, _tap),
           UmlGuest(programs, card.socket) as guest):
         attach(guest)
         for _ in range(10 if full else 3):
@@ -116,7 +114,7 @@ def test_the_driver_leaves_and_comes_back(programs: Unpacked, tmp_path: Path, fu
 def test_guests_are_killed_amid_traffic(programs: Unpacked, tmp_path: Path, full: bool,
                                         packed: bool) -> None:
     """Each next guest attaches, and the card has let go of the memory of the one before."""
-    with card_on_tap(tmp_path, hidden=hidden_of(packed=packed)) as (card, tap):
+    with card_on_tap(tmp_path, hidden=hidden_of(packed=packed), protocol=IN_BAND) as (card, tap):
         regions = len(card.engine.memory.regions)
         for delay_s in (0.0, 0.05, 0.3) if full else (0.05,):
             with UmlGuest(programs, card.socket) as guest:

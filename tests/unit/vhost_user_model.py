@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sim.guest.clock import Clock
+from sim.guest.vhost_user import IN_BAND as OFFERED
 from sim.guest.vhost_user import FrontEnd
 from sim.guest.vhost_user_card import BridgedCard
 from sim.guest.vhost_user_messages import BackendRequest, Channel, ProtocolFeature, Region, Request
@@ -119,7 +120,8 @@ class Model:
         self.clock = clock
         ours, theirs = socket.socketpair()
         self.gone: list[str] = []
-        self.front = FrontEnd(clock, card, Channel(theirs), gone=self.gone.append)
+        self.front = FrontEnd(clock, card, Channel(theirs), gone=self.gone.append,
+                              protocol=OFFERED)
         self.socket = ours
         self.memory = memory or GuestFile()
         self.protocol = protocol
