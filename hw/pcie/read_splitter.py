@@ -143,7 +143,7 @@ class ReadSplitter(wiring.Component):
             piece.ordinal.eq(ordinal),
         ]
 
-        # A void piece swallows what follows in its group, up to the last segment; one in two cycles.
+        # A void piece swallows what follows in its group, up to the last segment: one in 2 cycles.
         swallows = Signal()
         total = Signal(LENGTH_BITS)
         m.d.comb += [

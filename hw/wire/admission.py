@@ -36,8 +36,8 @@ class Admission(wiring.Component):
     16 frames, is not counted yet, and it is looked at while the frame before moves. That for the
     pool is not. A dropped frame is an event.
 
-    | Latency: 2 cycles from ``steered`` to ``write``, 0 from ``frames``. Throughput: a beat a cycle,
-      frames of one beat included. Storage: 18 queue numbers.
+    | Latency: 2 cycles from ``steered`` to ``write``, 0 from ``frames``. Throughput: a beat a
+      cycle, frames of one beat included. Storage: 18 queue numbers.
 
     Parameters
     ----------
