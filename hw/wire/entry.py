@@ -77,7 +77,7 @@ class EntryFifo(wiring.Component):
         rows: memory.Memory[Any, Any] = memory.Memory(
             shape=BeatLayout(lanes), depth=self.rows, init=[])
         m.submodules.rows = rows
-        write, read = rows.write_port(), rows.read_port()
+        write = rows.write_port()
         # No more frames than rows: never refused.
         m.submodules.lengths = lengths = StreamQueue(EnteredLayout(), self.rows)
         m.submodules.flow_hash = flow_hash = FlowHash(lanes)
@@ -159,6 +159,11 @@ class EntryFifo(wiring.Component):
             with m.If(beat.last & ~bad_now):
                 m.d.sync += committed.eq(written + 1)
 
+        self._give(m, rows.read_port(), taken, committed)
+        return m
+
+    def _give(self, m: Module, read: Any, taken: Signal, committed: Signal) -> None:
+        """Read the rows of whole frames out."""
         valid = Signal()
         m.d.comb += [
             read.addr.eq(taken[:-1]),
@@ -170,4 +175,3 @@ class EntryFifo(wiring.Component):
             m.d.sync += [taken.eq(taken + 1), valid.eq(1)]
         with m.Elif(self.frames.ready):
             m.d.sync += valid.eq(0)
-        return m
