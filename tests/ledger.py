@@ -34,6 +34,10 @@ _NO_FEATURE_BIT = {
     "FF": "no flow-filter capability",
 }
 
+# Clauses about something that no card with this one's ids can meet.
+_NO_CASE = dict.fromkeys(
+    ("PCI-NTLD-01", "PCI-NTLD-02"), "no legacy driver exists for the device's ids (1AF4:1041)")
+
 
 @dataclass
 class Clause:
@@ -82,6 +86,8 @@ def applicable(clause: Clause, offered: Set[str]) -> tuple[bool, str]:
     """Tell whether a clause applies to a card that offers these features, and why (not)."""
     if clause.testable_at == "n/a":
         return False, "nothing that a card could be seen to do"
+    if clause.id in _NO_CASE:
+        return False, _NO_CASE[clause.id]
     if clause.feature == "-":
         return True, "always"
     lacking = []

@@ -36,6 +36,15 @@ def test_what_cannot_be_tested_does_not_apply() -> None:
     assert not applicable(Clause("X", "MUST", "-", "n/a"), set())[0]
 
 
+@pytest.mark.parametrize(("number", "applies"), [("01", False), ("02", False), ("03", True)])
+def test_what_no_driver_exists_for_does_not_apply(number: str, applies: bool) -> None:
+    """The others of the same area do."""
+    clause = Clause(f"PCI-NTLD-{number}", "SHOULD", "-", "rtl-register")
+    found, reason = applicable(clause, set())
+    assert found is applies
+    assert applies or "1041" in reason
+
+
 def test_every_list_is_read() -> None:
     known = clauses()
     assert {"CORE-STAT-01", "IMP-CORE-STAT-01", "DRV-CORE-STAT-01"} <= known.keys()
