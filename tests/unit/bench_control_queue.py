@@ -12,7 +12,7 @@ import cocotb
 
 from hw.virtio.types import FaultReason
 from tb.stream import cycles
-from tests.unit.control_world import (
+from tests.unit.control_drivers import (
     DESCRIPTORS_MAX,
     INDIRECT,
     KEPT,
@@ -21,8 +21,8 @@ from tests.unit.control_world import (
     Driver,
     PackedDriver,
     SplitDriver,
-    World,
 )
+from tests.unit.control_world import World
 
 LANES = int(os.environ.get("RINGLET_LANES", "8"))
 FIRST_QUEUE = int(os.environ.get("RINGLET_FIRST_QUEUE", "0"))

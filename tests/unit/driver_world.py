@@ -28,6 +28,8 @@ PLAIN = OFFERED & ~sum(1 << bit for bit in RING_FEATURES)
 COMBINATIONS = [PLAIN | sum(1 << bit for bit in some)
                 for count in range(4) for some in combinations(RING_FEATURES, count)]
 EVENT_IDX, NOTIFICATION_DATA, IN_ORDER = (1 << bit for bit in RING_FEATURES)
+BOTH_RINGS = [OFFERED, OFFERED | PACKED]
+SEVERAL = CONTROL | PAIRS
 LATE_INDEX = 65530
 """An index that is about to wrap."""
 MAC = bytes.fromhex("02524e470007")
@@ -95,3 +97,9 @@ def attach(host: ModelHost, ring: Ring[Any], *, features: int = 0) -> None:
     host.card.enable(queue)
     for which, area in enumerate(ring.areas):
         queue.addresses[2 * which:2 * which + 2] = [area.address & 0xFFFF_FFFF, area.address >> 32]
+
+
+def complaint(host: ModelHost) -> str:
+    """Give the one complaint there is."""
+    text, = host.card.complaints
+    return text

@@ -21,13 +21,13 @@ from hw.virtio.types import (
     DoorbellLayout,
     FaultLayout,
     ObligationLayout,
-    QueueCommandLayout,
     QueueConfigLayout,
     ReadyLayout,
     SegmentLayout,
     TakeLayout,
 )
 from tb.stream import Fields, PacketSource, StreamSource, pace, reset
+from tests.unit.engine_world import EngineWorld, obligation_delta
 from tests.unit.prefetch_queues import (
     LONGEST,
     Chain,
@@ -88,38 +88,31 @@ class _Read:
     fence: int = 0
 
 
-class World:
-    """All ports of the component but its clock.
+class World(EngineWorld):
+    """All ports of the component but its clock; obligations are by queue.
 
     ``modes`` are of the queues, in turn. ``table_max``: most entries of an indirect table; 0 for a
     card that knows no tables.
     """
 
-    def __init__(self, dut: Any, *, lanes: int,  # noqa: PLR0915  # one list of ports
-                 context_bits: int, stalls: bool, seed: int,
-                 first_position: int = 0,
+    def __init__(self, dut: Any, *, lanes: int, context_bits: int, stalls: bool,
+                 seed: int, first_position: int = 0,
                  latency: tuple[int, int] = (10, 60), reads_max: int = 1000,
                  write_latency: tuple[int, int] = (0, 30), hold: tuple[int, int] = (0, 40),
                  modes: tuple[tuple[str, ...], ...] = ((),), table_max: int = 0) -> None:
-        self.dut = dut
+        super().__init__(dut, stalls=stalls, seed=seed)
         self.modes = modes
         self.table_max = table_max
         self.lanes = lanes
         self.first_position = first_position
-        self.rng = random.Random(seed)
         self.tearing = random.Random(seed + 1)
         self.memory = Memory()
         self.queues: dict[int, SplitQueue | PackedQueue] = {}
         self.announced: dict[int, int] = defaultdict(int)  # and not yet taken
-        self.count: dict[int, int] = defaultdict(int)  # obligations
         self.credit: dict[int, int] = defaultdict(int)
-        self.now = 0
         self.latency = latency
         self.write_latency = write_latency
         self.hold = hold
-        self.reads: list[dict[str, int]] = []
-        self.read_error: Callable[[dict[str, int]], int] = lambda _request: 0
-        self.faults: list[dict[str, int]] = []
         self.delivered: list[tuple[int, Chain]] = []
         self.ready_at: dict[int, list[int]] = defaultdict(list)
         self.flag_writes = 0
@@ -128,13 +121,11 @@ class World:
         self.short = 0
         self.none = 0
         self.strict = True  # a take with credit finds a chain
-        self.command_at_hand = False
 
         def go(number: int) -> Iterator[bool]:
             return pace(stalls, seed * 100 + number)
 
         self.doorbells = StreamSource(dut, "doorbells", DoorbellLayout(), go(1))
-        self.commands = StreamSource(dut, "commands", QueueCommandLayout(), go(2))
         self.takes = StreamSource(dut, "takes", TakeLayout(), go(3))
         self._answers = PacketSource(dut, "read_answers", ReadAnswerLayout(lanes, context_bits),
                                      go(4))
@@ -169,7 +160,7 @@ class World:
         self._expected_takes: deque[tuple[int, int]] = deque()
         self._config = Fields(QueueConfigLayout())
         self.fixed_landing: int | None = None
-        cocotb.start_soon(self._run())
+        self.begin_stepping()
         self._configs = [(name, *(getattr(dut, f"{name}__{part}")
                                   for part in ("enable", "queue", "config")))
                          for name in ("config_ring", "config_table", "config_take")]
@@ -185,17 +176,10 @@ class World:
         return queue
 
     async def begin(self, sizes: dict[int, int]) -> list[SplitQueue | PackedQueue]:
-        """Reset the card, make queues of these sizes by number, and let them run.
-
-        A reset does not touch memories; so each queue is reset by a command, as the lifecycle does.
-        """
+        """Reset the card, make queues of these sizes by number, and let them run."""
         await reset(self.dut)
         queues = [self.queue(number, size) for number, size in sizes.items()]
-        self.command_at_hand = True
-        for queue in queues:
-            self.commands.send({"queue": queue.number, "reset": 1})
-        await self.commands.drain()
-        self.command_at_hand = False
+        await self.reset_queues(sizes)
         for queue in queues:
             if queue.event_idx:
                 self.start(queue)
@@ -215,16 +199,9 @@ class World:
         self.doorbells.send({"queue": queue.number, "position": position & 0xFFFF,
                              "positioned": int(queue.notification_data or self.rng.random() < 0.5)})
 
-    async def until(self, what: Callable[[], bool], limit: int = 8_000, why: str = "") -> int:
-        """Wait for something; give the cycles that took."""
-        edge = RisingEdge(self.dut.clk)
-        for cycle in range(limit):
-            if what():
-                return cycle
-            await edge
+    def standing(self) -> str:
         posted = {queue.number: len(queue.posted) for queue in self.queues.values()}
-        raise TimeoutError(f"not within {limit} cycles: {why}; posted {posted}, announced "
-                           f"{dict(self.credit)}, in flight {dict(self.count)}, {self.faults[-3:]}")
+        return f"posted {posted}, announced {dict(self.credit)}, {super().standing()}"
 
     def drained(self) -> bool:
         """Everything that was posted has come, and been given back."""
@@ -249,11 +226,7 @@ class World:
         queue.running = False
         await self.until(lambda: self.count[queue.number] == 0, why=f"stop of {queue.number}")
         reads = len(self.reads)
-        self.command_at_hand = True
-        self.commands.send({"queue": queue.number, "reset": int(reset),
-                            "load": int(load is not None), "position": load or 0})
-        await self.commands.drain()
-        self.command_at_hand = False
+        await self.command_stopped(queue.number, reset=reset, load=load)
         self.credit[queue.number] = 0
         self.announced[queue.number] = 0
         assert not [read for read in self.reads[reads:] if read["queue"] == queue.number]
@@ -353,25 +326,19 @@ class World:
                     "size": queue.size, "vector": 0xFFFF, "running": int(queue.running),
                     "modes": queue.modes})
 
-    async def _run(self) -> None:
-        edge = RisingEdge(self.dut.clk)
-        while True:
-            await edge
-            if self.dut.rst.value:
-                continue
-            self.now += 1
-            for sink in self._sinks:
-                sink.step()
-            self._serve_config()
-            self._serve_writes()
-            self._serve_reads()
-            self._take_chains()
-            self._give_back()
+    def step(self) -> None:
+        for sink in self._sinks:
+            sink.step()
+        self._serve_config()
+        self._serve_writes()
+        self._serve_reads()
+        self._take_chains()
+        self._give_back()
 
     # The consumer's side, and the obligations.
 
     def _obligation(self, change: dict[str, int]) -> None:
-        delta = change["delta"] - 512 if change["delta"] & 256 else change["delta"]
+        delta = obligation_delta(change)
         assert delta, "an obligation of nothing"
         self.count[change["queue"]] += delta
         assert self.count[change["queue"]] >= 0, f"obligations of {change['queue']} below zero"
@@ -444,8 +411,6 @@ class World:
         self._giving.append((self.now + self.rng.randint(*self.hold), number, chain))
 
     def _give_back(self) -> None:
-        for item in [item for item in self._giving if item[0] <= self.now]:
-            self._giving.remove(item)
-            _at, number, chain = item
+        for _at, number, chain in self.take_due(self._giving):
             self.queues[number].give_back(chain)
             self.count[number] -= 1

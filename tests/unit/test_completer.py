@@ -73,9 +73,10 @@ def test_what_cannot_be_built() -> None:
 
 
 @pytest.mark.virtio("PCI-GEN-01", "PCI-PCFG-02", "PCI-PCFG-03", "PCI-LAY-01", "IMP-PCI-PCFG-01")
+@pytest.mark.parametrize("bench", ["completer", "completer_refusals"])
 @pytest.mark.parametrize(("simulator", "lanes"), [("icarus", 8), ("verilator", 64)])
-def test_requests(simulator: str, lanes: int) -> None:
+def test_requests(simulator: str, lanes: int, bench: str) -> None:
     if reason := missing(simulator):
         pytest.skip(reason)
-    run_cocotb(HostSide(lanes), f"host_side_{lanes}", "tests.unit.bench_completer",
+    run_cocotb(HostSide(lanes), f"host_side_{lanes}", f"tests.unit.bench_{bench}",
                simulator=simulator, parameters={"lanes": lanes})

@@ -38,9 +38,10 @@ def test_sizes(change: dict[str, Any], says: str) -> None:
                    "functions": 256, "queues": 512, "clients": (16, 24, 32),
                    "quotas": (160, 64, 32)}),
 ], indirect=["simulator"])
-def test_cocotb(simulator: str, sizes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("bench", ["dma_read", "dma_read_failures"])
+def test_cocotb(simulator: str, sizes: dict[str, Any], bench: str) -> None:
     words = {name: ",".join(map(str, value)) if isinstance(value, tuple) else value
              for name, value in sizes.items() if name != "clients"}
     words["contexts"] = ",".join(map(str, sizes["clients"]))
-    run_cocotb(DmaRead(**sizes), f"dma_read_{8 * sizes['lanes']}", "tests.unit.bench_dma_read",
+    run_cocotb(DmaRead(**sizes), f"dma_read_{8 * sizes['lanes']}", f"tests.unit.bench_{bench}",
                simulator=simulator, parameters=words)

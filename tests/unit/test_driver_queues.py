@@ -1,11 +1,9 @@
-"""The driver with several pairs of queues, a control queue, and frames over several buffers."""
+"""The driver with several pairs of queues and a control queue."""
 
 from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Coroutine
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -13,176 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sw_driver.buffers import Shape
-from sw_driver.layouts import Control, Feature, NetConfig, Status
-from sw_driver.net import CommandRefused, DeviceNeedsReset, without
-from sw_driver.packed_ring import PackedRing
+from sw_driver.layouts import Control, NetConfig, Status
+from sw_driver.net import CommandRefused, DeviceNeedsReset
 from sw_driver.ring import RingError
-from sw_driver.split_ring import SplitRing
 from sw_driver.virtio_pci import TransportError
-from tb.model_host import ModelHost, run
+from tb.model_host import run
 from tests.unit.driver_world import (
+    BOTH_RINGS,
     CONTROL,
-    EVENT_IDX,
-    IN_ORDER,
     INDIRECT,
     MERGED,
     OFFERED,
-    PACKED,
     PAIRS,
-    WHOLE,
+    SEVERAL,
+    complaint,
     machine,
     opened,
     quiet,
 )
-
-BOTH_RINGS = [OFFERED, OFFERED | PACKED]
-SEVERAL = CONTROL | PAIRS
-
-
-# --- rings and tables
-
-
-@pytest.mark.virtio("DRV-CORE-RSVD-06", "DRV-PCI-COM-02", "DRV-PCI-COM-03")
-@pytest.mark.parametrize("features", BOTH_RINGS)
-def test_the_ring_that_was_agreed_on(features: int) -> None:
-    """A packed one of any size; and none where the driver does not want it."""
-    host = machine(features=features, queue_size=64 if features == OFFERED else 61)
-    device = opened(host)
-    kind = PackedRing if features & PACKED else SplitRing
-    assert [(type(ring), ring.size) for ring in device.rings.values()] == [
-        (kind, host.card.queue_size_max)] * 2
-    quiet(host)
-    host = machine(features=features)
-    device = opened(host, features=[Feature.ACCESS_PLATFORM])
-    assert {type(ring) for ring in device.rings.values()} == {SplitRing}
-    quiet(host)
-
-
-@pytest.mark.virtio("DRV-SPL-IND-01", "DRV-PKT-IND-01")
-@pytest.mark.parametrize("features", BOTH_RINGS)
-@pytest.mark.parametrize(("offered", "indirect", "direct_first", "slots"), [
-    (True, "always", 0, (1, 1, 1)), (True, "chains", 0, (1, 1, 1)), (True, "never", 0, (1, 2, 3)),
-    (False, "always", 0, (1, 2, 3)), (True, "chains", 1, (1, 2, 2))])
-def test_which_chains_are_in_tables(features: int, offered: bool, indirect: str, direct_first: int,
-                                    slots: tuple[int, int, int]) -> None:
-    features |= INDIRECT if offered else 0
-    for pieces, wanted in zip((1, 2, 3), slots, strict=True):
-        host = machine(features=features)
-        device = opened(host, transmit_shape=Shape(segments=(pieces, pieces)), indirect=indirect,
-                        direct_first=direct_first)
-        ring = device.rings[1]
-        tables = "transmit indirect descriptors"
-        run(device.send(b"a" * 60))
-        held = ring.size - ring.free_descriptors
-        assert held == (min(wanted, 1) if features & PACKED and indirect != "never" and offered
-                        else wanted)
-        count = sum(tables in region.name for region in host.memory.regions)
-        assert count == (offered and (indirect == "always"
-                                      or (indirect == "chains" and pieces > 1)))
-        run(device.drain())
-        assert host.card.sent == [b"a" * 60]
-        assert not any(tables in region.name for region in host.memory.regions)
-        quiet(host)
-
-
-def test_tables_are_given_back_by_a_reset() -> None:
-    host = machine(features=OFFERED | INDIRECT)
-    device = opened(host, receive_shape=Shape(segments=(3, 3)))
-    assert sum("indirect" in region.name for region in host.memory.regions) == 64
-    run(device.close())
-    assert host.memory.regions == []
-
-
-# --- frames over several buffers
-
-
-@pytest.mark.virtio("DRV-NET-RXB-03")
-@pytest.mark.parametrize("features", BOTH_RINGS)
-@pytest.mark.parametrize("close_batches", [False, True])
-@pytest.mark.parametrize(("receive_bytes", "sizes"), [
-    (100, [60, 88, 89, 188, 189, 1514, 1]), (25, [1, 13, 14, 1514]),
-    (1526, [1514, 1515, 60])])
-def test_frames_over_several_buffers(features: int, close_batches: bool, receive_bytes: int,
-                                     sizes: list[int]) -> None:
-    host = machine(features=features | MERGED)
-    host.card.close_batches = close_batches
-    device = opened(host, receive_bytes=receive_bytes)
-    frames = [random.Random(size).randbytes(size) for size in sizes]
-    for frame in frames:
-        assert host.card.deliver(frame)
-        received = run(device.receive_frame(100))
-        assert received is not None
-        assert received.data == frame
-        assert received.header.num_buffers == -(-(12 + len(frame)) // receive_bytes)
-    several = sum(12 + size > receive_bytes for size in sizes)
-    assert device.statistics.merged_frames == several
-    quiet(host)
-
-
-@pytest.mark.parametrize("features", BOTH_RINGS)
-def test_buffers_come_back_in_time_for_the_largest_frame(features: int) -> None:
-    """Small frames leave fewer buffers than a batch missing, and too few for a large one."""
-    host = machine(features=features | MERGED, queue_size=16)
-    device = opened(host, receive_bytes=100, queue_size=16)
-    for number in range(50):
-        for size in (60, 1514):
-            frame = bytes([number]) * size
-            assert host.card.deliver(frame)
-            assert run(device.receive(100)) == frame
-    quiet(host)
-
-
-@pytest.mark.virtio("DRV-NET-RXB-03", "DRV-NET-CFG-08")
-@pytest.mark.parametrize(("options", "text"), [
-    ({"receive_bytes": 11}, "of 11 bytes do not hold the header"),
-    ({"receive_bytes": 23}, "64 receive buffers of 23 bytes do not hold a frame of 1530"),
-    ({"receive_bytes": 100, "receive_buffers": 15}, "15 receive buffers"),
-    ({"receive_bytes": 100, "receive_shape": Shape(segments=(1, 5))}, "12 receive buffers"),
-    ({"receive_bytes": 100, "queue_size": 8}, "8 receive buffers")])
-def test_receive_buffers_that_hold_no_frame(options: dict[str, Any], text: str) -> None:
-    host = machine(features=OFFERED | MERGED)
-    with pytest.raises(ValueError, match=text):
-        opened(host, **options)
-    assert host.card.status & (Status.FAILED | Status.DRIVER_OK) == Status.FAILED
-
-
-@pytest.mark.parametrize("features", BOTH_RINGS)
-@pytest.mark.parametrize(("header", "written", "text"), [
-    (0, [40], "num_buffers is 0"),
-    (2, [100], "a frame over 2 buffers, of which 1 are used"),
-    (3, [100, 100], "a frame over 3 buffers, of which 2 are used"),
-    (2, [99, 40], "buffer 0 of 2 of a frame has room left"),
-    (3, [100, 60, 40], "buffer 1 of 3 of a frame has room left"),
-    (1, [12], "came back with 12 bytes"), (1, [5], "came back with 5 bytes")])
-def test_frames_that_are_put_together_wrongly(features: int, header: int, written: list[int],
-                                              text: str) -> None:
-    host = machine(features=features | MERGED)
-    device = opened(host, receive_bytes=100)
-    used = []
-    for place, size in enumerate(written):
-        assert host.card.available(0)
-        number, _readable, ((address, _length),) = host.card.take_chain(0)
-        if not place:
-            host.card.store(address, struct.pack("<10xH", header))
-        used.append((number, size))
-    host.card.write_used(0, used)
-    with pytest.raises(RingError, match=text):
-        run(device.receive(100))
-
-
-def test_a_frame_over_several_buffers_that_was_not_agreed_on() -> None:
-    host = machine()
-    device = opened(host, receive_bytes=100)
-    for _ in range(2):
-        assert host.card.available(0)
-        number, _readable, ((address, _length),) = host.card.take_chain(0)
-        host.card.store(address, struct.pack("<10xH", 2))
-        host.card.put_used(0, number, 100)
-    with pytest.raises(RingError, match="num_buffers is 2, and buffers are not merged"):
-        run(device.receive(100))
-
-
-# --- the control queue
 
 
 @pytest.mark.virtio("DRV-NET-MQ-01", "DRV-NET-MQ-02", "DRV-NET-RXB-05")
@@ -376,138 +222,7 @@ def test_a_device_that_breaks_amid_a_command() -> None:
     quiet(host)
 
 
-# --- resets of single queues
-
-
-@pytest.mark.virtio("DRV-CORE-VQR-01", "DRV-CORE-VQR-03", "DRV-PCI-COM-07", "DRV-PCI-COM-08")
-@pytest.mark.parametrize("features", [WHOLE, WHOLE & ~PACKED, OFFERED | EVENT_IDX | IN_ORDER])
-def test_any_queue_is_reset(features: int) -> None:
-    host = machine(features=features, pairs=2)
-    device = opened(host, pairs=2)
-    for number, index in enumerate([*device.rings, 1, 0]):
-        host.card.reset_reads = number
-        begun, left = host.cycle, host.card.available(index)
-        assert (left > 50) == (index % 2 == 0 and index != host.card.control)
-        assert run(device.reset_queue(index)) == left
-        assert host.cycle - begun >= 50 * number
-        for pair in range(device.active_pairs):
-            frame = bytes([index]) * 100
-            run(device.send(frame, pair=pair))
-            run(device.drain())
-            assert (host.card.sent[-1], host.card.sent_in[-1]) == (frame, pair)
-            assert host.card.deliver(frame, pair=pair)
-            assert run(device.receive(100, pair=pair)) == frame
-        if features & PAIRS:
-            run(device.set_pairs(2))
-    with pytest.raises(ValueError, match="queue 77 is not in use"):
-        run(device.reset_queue(77))
-    quiet(host)
-    run(device.close())
-    assert host.memory.regions == []
-
-
-# --- suspension
-
-
-@pytest.mark.virtio(*(f"DRV-CORE-SUSP-{number:02}" for number in range(1, 7)))
-@pytest.mark.parametrize("features", [WHOLE, WHOLE & ~PACKED, OFFERED])
-def test_a_device_is_suspended(features: int) -> None:
-    """Nothing is given to it meanwhile; what it is to be given waits until it goes on."""
-    host = machine(features=features)
-    device = opened(host)
-    for turn in range(3):
-        host.card.suspend_reads = turn
-        begun = host.cycle
-        run(device.suspend())
-        assert host.cycle - begun >= 50 * turn
-        assert host.card.status & (Status.SUSPEND | Status.DRIVER_OK) == Status.SUSPEND
-        assert not host.card.deliver(b"a" * 60)
-        with pytest.raises(RuntimeError, match="the device is suspended"):
-            run(device.reset_queue(0))
-        kicks, work = host.card.kicks, device.send(bytes([turn]) * 60)
-        host.each_step = _Later(host, 300, device.resume())
-        run(work)
-        run(device.drain())
-        assert host.card.kicks == kicks + 1
-        host.each_step = lambda: None
-        assert host.card.status & (Status.SUSPEND | Status.DRIVER_OK) == Status.DRIVER_OK
-        assert host.card.sent[-1] == bytes([turn]) * 60
-        assert host.card.deliver(bytes([turn]) * 100)
-        assert run(device.receive(100)) == bytes([turn]) * 100
-    quiet(host)
-    run(device.suspend())
-    run(device.close())
-    assert host.memory.regions == [] and not device.is_suspended
-
-
-class _Later:
-    """Does something once so many cycles have passed."""
-
-    def __init__(self, host: ModelHost, cycles: int, work: Coroutine[Any, Any, None]) -> None:
-        self.host = host
-        self.due = host.cycle + cycles
-        self.work: Coroutine[Any, Any, None] | None = work
-
-    def __call__(self) -> None:
-        if self.work is not None and self.host.cycle >= self.due:
-            work, self.work = self.work, None
-            assert not self.host.card.sent or self.host.card.status & Status.SUSPEND
-            run(work)
-
-
-@pytest.mark.virtio("DRV-CORE-SUSP-01")
-def test_suspensions_that_fail() -> None:
-    host = machine(features=OFFERED & ~(1 << Feature.SUSPEND))
-    device = opened(host)
-    with pytest.raises(TransportError, match="cannot be suspended"):
-        run(device.suspend())
-    run(device.send(b"a" * 60))
-    host = machine()
-    device = opened(host)
-    with pytest.raises(TransportError, match="nothing to resume: the device's status is 0xf"):
-        run(device.resume())
-    host.card.breaks_when_suspended = True
-    with pytest.raises(DeviceNeedsReset):
-        run(device.suspend())
-    assert not device.is_suspended
-    host.card.breaks_when_suspended = False
-    run(device.recover())
-    run(device.suspend())
-    run(device.virtio.resume())
-    quiet(host)
-    run(device.virtio.reset())
-    device.virtio.features = WHOLE
-    with pytest.raises(TransportError, match="nothing to suspend: the device's status is 0x0"):
-        run(device.virtio.suspend())
-
-
-def test_the_card_complains_of_what_is_done_while_suspended() -> None:
-    host = machine()
-    device = opened(host)
-    run(device.virtio.suspend())
-    for work, text in ((device.virtio.set_config_vector(0), "a write at 16 while suspended"),
-                       (device.virtio.notify(1), "a kick while suspended")):
-        run(work)
-        assert host.card.complaints[0] == text
-        host.card.complaints.clear()
-    device.rings[1].add([(0x1000, 60)], [], None)
-    device.rings[1].publish()
-    run(device.virtio.resume())
-    assert complaint(host) == "chains were shown in queue 1 while suspended"
-    host.card.complaints.clear()
-    host = machine()
-    device = opened(host, features=without(Feature.SUSPEND))
-    run(device.virtio.add_status(Status.SUSPEND))
-    assert complaint(host) == "status 0x1f comes after 0xf"
-
-
 # --- that the card looks at all
-
-
-def complaint(host: ModelHost) -> str:
-    """Give the one complaint there is."""
-    text, = host.card.complaints
-    return text
 
 
 def test_the_card_complains_of_commands_and_pairs() -> None:
@@ -530,26 +245,3 @@ def test_the_card_complains_of_commands_and_pairs() -> None:
     run(device.send(b"a" * 60, pair=1))
     run(device.drain())
     assert complaint(host) == "frames in pair 1 of 1"
-
-
-def test_the_card_complains_of_resets_and_sizes() -> None:
-    host = machine(features=OFFERED & ~(1 << Feature.RING_RESET))
-    device = opened(host)
-    with pytest.raises(TransportError, match="resets no single queue"):
-        run(device.reset_queue(0))
-    host.card._select[2] = 0
-    host.card._write_queue(58, 1)
-    assert complaint(host) == "queue_reset = 1 of queue 0"
-    host.card.complaints.clear()
-    for size, bad in ((12, True), (16, False), (0, True)):
-        host.card._write_queue(24, size)
-        assert host.card.complaints == ([f"queue size {size}"] if bad else [])
-        host.card.complaints.clear()
-    host.card.accepted |= PACKED
-    for size, bad in ((12, False), (0, True), (65, True)):
-        host.card._write_queue(24, size)
-        assert host.card.complaints == ([f"queue size {size}"] if bad else [])
-        host.card.complaints.clear()
-    host.card._select[2] = 2
-    host.card._write_queue(24, 16)
-    assert complaint(host) == "a write at 24 of queue 2"

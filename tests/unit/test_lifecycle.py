@@ -67,13 +67,14 @@ def test_sizes() -> None:
 
 
 @pytest.mark.virtio("CORE-RST-02", "CORE-STAT-01", "CORE-STAT-03")
+@pytest.mark.parametrize("bench", ["lifecycle", "lifecycle_loads"])
 @pytest.mark.parametrize(("simulator", "functions", "stride"), [
     ("icarus", 5, 4),
     ("icarus", 1, 2),
 ], indirect=["simulator"])
-def test_lifecycle(simulator: str, functions: int, stride: int) -> None:
+def test_lifecycle(simulator: str, functions: int, stride: int, bench: str) -> None:
     run_cocotb(Card(functions, stride), f"lifecycle_{functions}x{stride}",
-               "tests.unit.bench_lifecycle", simulator=simulator, parameters={
+               f"tests.unit.bench_{bench}", simulator=simulator, parameters={
                    "functions": functions, "stride": stride, "engines": ",".join(ENGINES)})
 
 

@@ -10,7 +10,6 @@ import pytest
 from hw.virtio.prefetch import Prefetch
 from sim.runner import run_cocotb
 
-BENCH = "tests.unit.bench_prefetch"
 WRAP = 0x10000 - 21  # positions wrap early in each test
 
 
@@ -24,35 +23,54 @@ def make(lanes: int, direction: str, size_max: int,
                  "table_max": dut.sizes.table_max}
 
 
-@pytest.mark.virtio("CORE-STAT-01", "CORE-VQR-01", "CORE-VQR-03", "SPL-RING-01", "SPL-RING-04",
-                    "SPL-EVT-07", "SPL-EVT-08", "SPL-EVT-11", "SPL-RING-07", "SPL-RING-08",
-                    "SPL-EVT-09", "SPL-EVT-10", "IMP-CORE-NOTIF-01", "IMP-CORE-NOTIF-03",
-                    "SPL-IND-01", "SPL-IND-02", "IMP-SPL-IND-01", "PKT-RING-01", "PKT-RING-06",
-                    "PKT-RING-09", "PKT-RING-10", "IMP-PKT-WRAP-01", "IMP-PKT-WRAP-02",
-                    "IMP-PKT-WRAP-04", "IMP-PKT-RING-02", "IMP-PKT-IND-01", "IMP-PKT-IND-02")
-@pytest.mark.parametrize(("direction", "tests"), [
-    ("transmit", None), ("receive",
-     "all_chains.*(split|mixed)|each_fault.*kind=[03]|short_chains|stop_and_go.*True.*split")])
-def test_wide(direction: str, tests: str | None) -> None:
+CLAUSES = {
+    "prefetch": pytest.mark.virtio(
+        "SPL-RING-01", "SPL-RING-04", "SPL-IND-01", "SPL-IND-02", "IMP-SPL-IND-01", "PKT-RING-01",
+        "PKT-RING-06", "PKT-RING-10", "IMP-PKT-WRAP-01", "IMP-PKT-WRAP-02", "IMP-PKT-WRAP-04",
+        "IMP-PKT-RING-02", "IMP-PKT-IND-01", "IMP-PKT-IND-02"),
+    "prefetch_stops": pytest.mark.virtio("CORE-STAT-01", "CORE-VQR-01", "CORE-VQR-03"),
+    "prefetch_kicks": pytest.mark.virtio(
+        "SPL-RING-07", "SPL-RING-08", "SPL-EVT-07", "SPL-EVT-08", "SPL-EVT-09", "SPL-EVT-10",
+        "SPL-EVT-11", "IMP-CORE-NOTIF-01", "IMP-CORE-NOTIF-03", "PKT-RING-09"),
+}
+
+
+WIDE = [
+    ("transmit", "prefetch", None),
+    ("transmit", "prefetch_stops", None),
+    ("transmit", "prefetch_faults", None),
+    ("transmit", "prefetch_kicks", None),
+    ("transmit", "prefetch_rate", None),
+    ("receive", "prefetch", "all_chains.*(split|mixed)|short_chains"),
+    ("receive", "prefetch_stops", "stop_and_go.*True.*split"),
+    ("receive", "prefetch_faults", "each_fault.*kind=[03]"),
+]
+
+
+@pytest.mark.parametrize(("direction", "bench", "tests"), [
+    pytest.param(*case, marks=CLAUSES.get(case[1], ())) for case in WIDE])
+def test_wide(direction: str, bench: str, tests: str | None) -> None:
     dut, parameters = make(64, direction, 64, first_position=WRAP if direction == "receive" else 0)
-    run_cocotb(dut, f"prefetch_64_{direction}", BENCH, simulator="verilator",
+    run_cocotb(dut, f"prefetch_64_{direction}", f"tests.unit.bench_{bench}", simulator="verilator",
                parameters=parameters, testcase=tests)
 
 
-@pytest.mark.parametrize(("simulator", "tests"), [
+@pytest.mark.parametrize(("simulator", "bench", "tests"), [
     # What is slow runs where it is fast.
-    ("icarus", "few_reads.*(split|mixed)|short_|in_vain|begun"),
-    ("verilator", "all_chains.*(split|mixed)|each_fault.*kind=0")], indirect=["simulator"])
-def test_narrow(simulator: str, tests: str) -> None:
+    ("icarus", "prefetch", "few_reads.*(split|mixed)|short_|in_vain|begun"),
+    ("icarus", "prefetch_kicks", "in_vain"),
+    ("verilator", "prefetch", "all_chains.*(split|mixed)"),
+    ("verilator", "prefetch_faults", "each_fault.*kind=0")], indirect=["simulator"])
+def test_narrow(simulator: str, bench: str, tests: str) -> None:
     dut, parameters = make(8, "transmit", 64, first_position=WRAP)
-    run_cocotb(dut, "prefetch_8_transmit", BENCH, simulator=simulator, parameters=parameters,
-               testcase=tests)
+    run_cocotb(dut, "prefetch_8_transmit", f"tests.unit.bench_{bench}", simulator=simulator,
+               parameters=parameters, testcase=tests)
 
 
 def test_rate() -> None:
     dut, parameters = make(64, "transmit", 1024, functions=1)
-    run_cocotb(dut, "prefetch_64_rate", BENCH, simulator="verilator", parameters=parameters,
-               testcase="rate|latency")
+    run_cocotb(dut, "prefetch_64_rate", "tests.unit.bench_prefetch_rate", simulator="verilator",
+               parameters=parameters)
 
 
 @pytest.mark.parametrize(("change", "words"), [

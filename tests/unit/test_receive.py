@@ -22,9 +22,10 @@ def test_impossible_sizes_are_refused() -> None:
 
 @pytest.mark.virtio("SPL-USED-02", "IMP-SPL-USED-01", "NET-RXB-01", "NET-RXB-02", "NET-RX-01",
                     "NET-RX-02", "NET-RX-03", "IMP-NET-RX-01")
+@pytest.mark.parametrize("bench", ["receive", "receive_merged"])
 @pytest.mark.parametrize(("simulator", "lanes"), [("icarus", 8), ("verilator", 64)],
                          indirect=["simulator"])
-def test_receive(simulator: str, lanes: int) -> None:
+def test_receive(simulator: str, lanes: int, bench: str) -> None:
     run_cocotb(Receive(lanes, queues=8, stride=2, cells=1024, queue_size_max=128),
-               f"receive_{lanes}", "tests.unit.bench_receive", simulator=simulator,
+               f"receive_{lanes}", f"tests.unit.bench_{bench}", simulator=simulator,
                parameters={"lanes": lanes})

@@ -19,8 +19,9 @@ def test_impossible_sizes_are_refused(lanes: int, stride: int) -> None:
                     "PKT-RING-02", "PKT-RING-07", "IMP-PKT-WRAP-01", "IMP-PKT-WRAP-03",
                     "IMP-PKT-WRAP-04", "IMP-PKT-RING-01", "IMP-PKT-RING-03", "IMP-PKT-INO-01",
                     "IMP-PKT-MBUF-01")
+@pytest.mark.parametrize("bench", ["used_ring", "used_ring_kinds"])
 @pytest.mark.parametrize(("simulator", "lanes"), [("icarus", 8), ("verilator", 64)],
                          indirect=["simulator"])
-def test_used_ring(simulator: str, lanes: int) -> None:
+def test_used_ring(simulator: str, lanes: int, bench: str) -> None:
     run_cocotb(UsedRing(lanes, queues=4, stride=2), f"used_ring_{lanes}",
-               "tests.unit.bench_used_ring", simulator=simulator, parameters={"lanes": lanes})
+               f"tests.unit.bench_{bench}", simulator=simulator, parameters={"lanes": lanes})

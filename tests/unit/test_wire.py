@@ -17,8 +17,9 @@ from tests.unit.steer_path import SteerPath
 from tests.unit.wire_receive_path import WireReceivePath
 
 
+@pytest.mark.parametrize("block", ["pool", "egress", "entry", "frame_queues", "wire_receive_path"])
 @pytest.mark.parametrize(("simulator", "lanes"), [("icarus", 8), ("verilator", 64)])
-def test_wire(simulator: str, lanes: int) -> None:
+def test_wire(simulator: str, lanes: int, block: str) -> None:
     cell_bytes, pool_bytes, longest = 4 * lanes, 32 * 4 * lanes, 20 * lanes
     run_cocotb(Bundle(
         pool=PacketPool(lanes, cell_bytes=cell_bytes, pool_bytes=pool_bytes,
@@ -32,7 +33,8 @@ def test_wire(simulator: str, lanes: int) -> None:
         generous=WireReceivePath(lanes, entry_bytes=32 * lanes, cell_bytes=cell_bytes,
                                  pool_bytes=2 * pool_bytes, max_frame_bytes=longest, queues=8,
                                  share=7),
-    ), f"wire_{lanes}", "tests.unit.bench_wire", simulator=simulator, parameters={"lanes": lanes})
+    ), f"wire_{lanes}", f"tests.unit.bench_{block}", simulator=simulator,
+        parameters={"lanes": lanes})
 
 
 @pytest.mark.virtio("NET-MQ-02", "NET-MQ-04", "NET-MQ-05")
