@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hw.config import NicConfig
+from sim.network_device import find_device
 from sw_driver.net import NetDevice, NetOptions
-from sw_driver.pci import PciFunction, scan
+from sw_driver.pci import PciFunction
 from tb.host_port import CocotbPort
 from tb.pcie_host import PcieHost
 from tb.root_complex import RootComplexOptions
@@ -17,9 +18,6 @@ from tb.ticker import Ticker
 from tb.wire import Wire
 
 __all__ = ["Card", "bring_up", "config_parameter", "given_config"]
-
-
-_UNDER_WAY_CYCLES = 100
 
 
 def config_parameter(config: NicConfig) -> dict[str, str]:
@@ -63,12 +61,5 @@ async def bring_up(dut: Any, *, options: RootComplexOptions | None = None,
     dut.link_up.value = 1
     await ticker.start()
     port = CocotbPort(host)
-    (function,) = await scan(port)
-    if net is None:
-        net = NetOptions(max_payload=config.max_payload_bytes, max_read=config.max_read_bytes)
-    device = await NetDevice.probe(port, function, net)
-    if open_device:
-        await device.open()
-        # The driver's last writes are posted: a frame that came now would find no queue running.
-        await ticker.sleep(_UNDER_WAY_CYCLES)
+    function, device = await find_device(port, config, net, open_device=open_device)
     return Card(dut, config, ticker, host, wire, port, function, device)

@@ -13,15 +13,14 @@ from sim.native.engine import Engine, EngineOptions
 from sim.native.port import NativePort
 from sim.native.rings import PackedChain, RingDriver
 from sim.native.wire import NativeWire
+from sim.network_device import find_device
 from sw_driver.layouts import Feature
 from sw_driver.net import NetDevice, NetOptions
 from sw_driver.packed_ring import PackedRing
-from sw_driver.pci import PciFunction, scan
+from sw_driver.pci import PciFunction
 from sw_driver.split_ring import SplitRing
 
 __all__ = ["NativeCard", "open_card"]
-
-_UNDER_WAY_CYCLES = 100
 
 
 @dataclass
@@ -69,14 +68,7 @@ class NativeCard:
 
 async def _bring_up(engine: Engine, port: NativePort, config: NicConfig, net: NetOptions | None,
                     open_device: bool) -> NativeCard:
-    (function,) = await scan(port)
-    if net is None:
-        net = NetOptions(max_payload=config.max_payload_bytes, max_read=config.max_read_bytes)
-    device = await NetDevice.probe(port, function, net)
-    if open_device:
-        await device.open()
-        # The driver's last writes are posted: a frame that came now would find no queue running.
-        await port.sleep(_UNDER_WAY_CYCLES)
+    function, device = await find_device(port, config, net, open_device=open_device)
     return NativeCard(config, engine, engine.wire, port, function, device)
 
 
