@@ -32,14 +32,15 @@ class Reason:
 REASONS: tuple[Reason, ...] = (
     Reason(lambda row: row["direction"] == "duplex" and row["queues"] == 16,
            "Sixteen queues, both ways, small frames: the request bus is full. Beyond what the "
-           "limit counts stand a read of the driver's suppression field for each burst of used "
-           "entries, and the looks at each ring that find nothing new."),
+           "limit counts stand, for each queue, looks at its ring that find few entries, what arms "
+           "it for a kick, and a read of the driver's event suppression behind used entries, "
+           "unless another burst of that queue follows."),
     Reason(lambda row: (row["direction"], row["ring"], row["queues"]) == ("tx", "packed", 4),
-           "Packed rings of four queues: the completion bus is full, and half of the places that "
-           "are read are read in vain."),
+           "Packed rings of four queues: the completion bus is full, also of places of the rings "
+           "that were read before anything was available there."),
     Reason(lambda row: (row["direction"], row["ring"], row["batch"]) == ("tx", "packed", 1),
-           "A packet a doorbell in a packed ring: looks ahead begin anew, with few places, "
-           "whenever one of them finds less than it asks for."),
+           "A packet a doorbell in a packed ring: when a look finds less than it asks for, those "
+           "on their way behind it are in vain, and only half as many may follow."),
 )
 """What holds the card, as was found by its counters (``rq_beats`` and others of the engine)."""
 
