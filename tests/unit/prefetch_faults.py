@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from hw.virtio.types import FaultReason
-from tests.unit.prefetch_queues import (
-    DESCRIPTOR,
-    INDIRECT,
-    NEXT,
-    WRITE,
-    PackedQueue,
-    SplitQueue,
-)
+from tests.unit.prefetch_memory import DESCRIPTOR
+from tests.unit.prefetch_packed_queue import PackedQueue
+from tests.unit.prefetch_queue import INDIRECT, NEXT, WRITE
+from tests.unit.prefetch_split_queue import SplitQueue
 
 __all__ = ["Fault", "fault_cases"]
 

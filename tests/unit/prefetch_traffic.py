@@ -10,7 +10,8 @@ from typing import Any
 import cocotb
 
 from tb.stream import cycles
-from tests.unit.prefetch_queues import PackedQueue, SplitQueue
+from tests.unit.prefetch_packed_queue import PackedQueue
+from tests.unit.prefetch_split_queue import SplitQueue
 from tests.unit.prefetch_world import World
 
 __all__ = ["KINDS", "MAX_BYTES", "MODES", "RACES", "RINGS", "SIZE_MAX", "TABLE_MAX", "TRANSMIT",

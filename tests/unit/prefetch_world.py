@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Any
 
 import cocotb
-from amaranth.hdl import ShapeLike
 from cocotb.triggers import RisingEdge
 
 from hw.pcie.types import ReadAnswerLayout, ReadRequestLayout, WriteSegmentLayout
@@ -28,53 +27,16 @@ from hw.virtio.types import (
 )
 from tb.stream import Fields, PacketSource, StreamSource, pace, reset
 from tests.unit.engine_world import EngineWorld, obligation_delta
-from tests.unit.prefetch_queues import (
-    LONGEST,
-    Chain,
-    Memory,
-    PackedQueue,
-    SplitQueue,
-    make_queue,
-    torn,
-)
+from tests.unit.prefetch_memory import Memory, torn
+from tests.unit.prefetch_packed_queue import PackedQueue
+from tests.unit.prefetch_queue import LONGEST, Chain
+from tests.unit.prefetch_queues import make_queue
+from tests.unit.prefetch_split_queue import SplitQueue
+from tests.unit.stepped_sink import SteppedSink
 
 __all__ = ["World"]
 
 BATCH_MAX = 64  # chains of an announcement
-
-
-class _Sink:
-    """As `tb.stream.StreamSink`, but stepped by the world: a coroutine for each costs too much."""
-
-    def __init__(self, dut: Any, prefix: str, shape: ShapeLike, go: Iterator[bool],
-                 tell: Callable[[Any], None]) -> None:
-        self.name = prefix
-        self.fields = Fields(shape)
-        self.payload = getattr(dut, f"{prefix}__payload")
-        self.valid = getattr(dut, f"{prefix}__valid")
-        self.ready = getattr(dut, f"{prefix}__ready")
-        self.go = go
-        self.tell = tell
-        self.offered: int | None = None
-        self.ready_now = False
-        self.ready.value = 0
-
-    def step(self) -> None:
-        """Look at the edge, and drive for the next one."""
-        if self.valid.value:
-            word = int(self.payload.value)
-            assert self.offered is None or word == self.offered, f"{self.name}: payload changed"
-            if self.ready_now:
-                self.offered = None
-                self.tell(self.fields.unpack(word))
-            else:
-                self.offered = word
-        else:
-            assert self.offered is None, f"{self.name}: valid was withdrawn"
-        go = next(self.go)
-        if go != self.ready_now:
-            self.ready_now = go
-            self.ready.value = go
 
 
 @dataclass
@@ -137,14 +99,15 @@ class World(EngineWorld):
 
         # In the order in which things come about: obligations before what needs them.
         self._sinks = [
-            _Sink(dut, "obligations", ObligationLayout(), go(9), self._obligation),
-            _Sink(dut, "reads", ReadRequestLayout(lanes, context_bits), reads_go(), self._read),
-            _Sink(dut, "ready", ReadyLayout(), go(6), self._ready),
-            _Sink(dut, "chains", ChainLayout(), go(7), self._chain),
-            _Sink(dut, "segments", SegmentLayout(), go(8), self._segment),
-            _Sink(dut, "faults", FaultLayout(), go(10), self.faults.append),
-            _Sink(dut, "flag_writes", WriteSegmentLayout(), go(11), self._flag_segment),
-            _Sink(dut, "flag_data", BeatLayout(lanes), go(12), self._flag_data),
+            SteppedSink(dut, "obligations", ObligationLayout(), go(9), self._obligation),
+            SteppedSink(dut, "reads", ReadRequestLayout(lanes, context_bits), reads_go(),
+                        self._read),
+            SteppedSink(dut, "ready", ReadyLayout(), go(6), self._ready),
+            SteppedSink(dut, "chains", ChainLayout(), go(7), self._chain),
+            SteppedSink(dut, "segments", SegmentLayout(), go(8), self._segment),
+            SteppedSink(dut, "faults", FaultLayout(), go(10), self.faults.append),
+            SteppedSink(dut, "flag_writes", WriteSegmentLayout(), go(11), self._flag_segment),
+            SteppedSink(dut, "flag_data", BeatLayout(lanes), go(12), self._flag_data),
         ]
         dut.flag_accepted.value = 0
         self._waiting: dict[int, deque[_Read]] = defaultdict(deque)

@@ -11,8 +11,6 @@ from hw.stream.types import QUEUE_BITS
 from hw.virtio.control_queue import ControlQueue
 from sim.runner import run_cocotb
 
-BENCH = "tests.unit.bench_control_queue"
-
 
 def make(lanes: int, first_position: int = 0) -> tuple[ControlQueue, dict[str, object]]:
     sizes: dict[str, Any] = {"functions": 6, "first_queue": 24, "max_pairs": 5,
@@ -28,19 +26,22 @@ def make(lanes: int, first_position: int = 0) -> tuple[ControlQueue, dict[str, o
                     "IMP-SPL-RING-01", "IMP-SPL-IND-01", "IMP-PKT-WRAP-02", "IMP-PKT-WRAP-04",
                     "IMP-PKT-RING-02", "IMP-PKT-RING-03", "IMP-PKT-IND-01", "IMP-PKT-IND-02",
                     "IMP-PKT-EVT-03")
-@pytest.mark.parametrize(("simulator", "lanes", "tests"), [
-    ("verilator", 64, None),
-    ("icarus", 8, "all_commands.*True|any_cut|failed_reads|for_nothing")], indirect=["simulator"])
-def test_control_queue(simulator: str, lanes: int, tests: str | None) -> None:
+@pytest.mark.parametrize(("simulator", "lanes", "bench", "tests"), [
+    ("verilator", 64, "control_queue", None),
+    ("verilator", 64, "control_faults", None),
+    ("icarus", 8, "control_queue", "all_commands.*True|any_cut|for_nothing"),
+    ("icarus", 8, "control_faults", "failed_reads")], indirect=["simulator"])
+def test_control_queue(simulator: str, lanes: int, bench: str, tests: str | None) -> None:
     dut, parameters = make(lanes)
-    run_cocotb(dut, f"control_queue_{lanes}", BENCH, simulator=simulator, parameters=parameters,
-               testcase=tests)
+    run_cocotb(dut, f"control_queue_{lanes}", f"tests.unit.bench_{bench}", simulator=simulator,
+               parameters=parameters, testcase=tests)
 
 
 @pytest.mark.virtio("IMP-SPL-RING-02")
 def test_index_wraps() -> None:
     dut, parameters = make(16, first_position=0x10000 - 9)
-    run_cocotb(dut, "control_queue_16_wrap", BENCH, simulator="verilator", parameters=parameters,
+    run_cocotb(dut, "control_queue_16_wrap", "tests.unit.bench_control_queue",
+               simulator="verilator", parameters=parameters,
                testcase="all_commands.*False|not_lost.*2")
 
 

@@ -11,14 +11,11 @@ import pytest
 
 from hw.virtio.types import FaultReason
 from tests.unit.prefetch_faults import fault_cases
-from tests.unit.prefetch_queues import (
-    Chain,
-    Memory,
-    PackedQueue,
-    SplitQueue,
-    make_queue,
-    torn,
-)
+from tests.unit.prefetch_memory import Memory, torn
+from tests.unit.prefetch_packed_queue import PackedQueue
+from tests.unit.prefetch_queue import Chain
+from tests.unit.prefetch_queues import make_queue
+from tests.unit.prefetch_split_queue import SplitQueue
 
 MAX_BYTES = 9100
 KINDS = [("indirect",), ("packed",), ("packed", "indirect"), ()]
