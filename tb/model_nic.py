@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 
 from tb.interrupts import InterruptController
 from tb.memory import HostMemory
-from tb.model_rings import IN_ORDER, ModelQueue, ModelRing, PackedSide, Places, SplitSide
+from tb.model_packed_ring import PackedSide
+from tb.model_rings import IN_ORDER, ModelQueue, ModelRing, Places
+from tb.model_split_ring import SplitSide
 
 __all__ = ["ModelNic"]
 

@@ -1,4 +1,4 @@
-"""cocotb side of test_registers.py: every register, and the doorbells."""
+"""Registers: every field, in any width, and status and features."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any
 
 import cocotb
 
-from hw.pcie.types import MmioRequest
-from tb.stream import Fields, cycles
+from tb.stream import cycles
 from tests.unit.registers_host import (
     ACKNOWLEDGE,
     ADDRESSES,
     COMMON,
-    CTRL_VQ,
     DEVICE,
     DRIVER,
     DRIVER_OK,
@@ -24,19 +22,13 @@ from tests.unit.registers_host import (
     ISR,
     MAC,
     MBPS,
-    MQ,
     MTU,
     NEEDS_RESET,
     NEGOTIATING,
     NONE,
     NOTIFY,
     OFFERED,
-    PLAN,
-    RING_PACKED,
-    RING_RESET,
-    SIZE_MAX,
     STRIDE,
-    VECTORS,
     VERSION_1,
     Host,
     check_fresh,
@@ -155,134 +147,6 @@ async def status_bits(dut: Any) -> None:
 
 
 @cocotb.test
-async def queue_sizes(dut: Any) -> None:
-    """A size is a power of two up to the largest; anything else is ignored. Vectors likewise."""
-    host = Host(dut)
-    await host.start()
-    function = FUNCTIONS - 1
-    # Packed rings may have any, but only once they are chosen.
-    if OFFERED[function] & RING_PACKED:
-        host.accept(function, VERSION_1 | RING_PACKED)
-    await queue_sizes_of(host, function, packed=False)
-    if OFFERED[function] & RING_PACKED:
-        assert await host.negotiate(function, VERSION_1 | RING_PACKED) & FEATURES_OK
-        await queue_sizes_of(host, function, packed=True)
-        await host.reset(function)
-        assert await host.negotiate(function, VERSION_1) & FEATURES_OK
-        await queue_sizes_of(host, function, packed=False)
-
-
-async def queue_sizes_of(host: Host, function: int, *, packed: bool) -> None:
-    host.set(function, "queue_select", 1)
-    size = await host.get(function, "queue_size")
-    for wanted in [1, 2, 3, 0, SIZE_MAX, SIZE_MAX * 2, SIZE_MAX + 1, SIZE_MAX // 2, NONE, 0x8000,
-                   SIZE_MAX // 2 + 1, 16, 12, 8]:
-        host.set(function, "queue_size", wanted & 0xFFFF)
-        if 0 < wanted <= SIZE_MAX and (packed or not wanted & wanted - 1):
-            size = wanted
-        assert await host.get(function, "queue_size") == size
-    # A byte of it, merged: 0008h and then 00h into the high byte.
-    host.post(function, COMMON["queue_size"][0] + 1, 1, 0)
-    assert await host.get(function, "queue_size") == 8
-    for field in ("queue_msix_vector", "config_msix_vector"):
-        for wanted in [0, VECTORS - 1, VECTORS, 1, NONE, 0, 0x100, 1, 0x8000]:
-            host.set(function, field, wanted)
-            assert await host.get(function, field) == (wanted if wanted < VECTORS else NONE)
-    host.set(function, "queue_size", 4)
-    host.set(function, "queue_msix_vector", 1)
-    await host.settle(20)
-    config = await host.config_of(function * STRIDE + 1)
-    assert (config["size"], config["vector"]) == (4, 1)
-    # A size and a vector in one access.
-    host.post(function, COMMON["queue_size"][0], 4, 2 | VECTORS << 16)
-    await host.settle(20)
-    config = await host.config_of(function * STRIDE + 1)
-    assert (config["size"], config["vector"]) == (2, NONE)
-
-
-@cocotb.test
-@cocotb.parametrize(chosen=[0, CTRL_VQ, MQ, CTRL_VQ | MQ])
-async def queues_that_do_not_exist(dut: Any, chosen: int) -> None:
-    """A queue that was not negotiated has size 0, and nothing can be done to it or by it."""
-    host = Host(dut)
-    await host.start()
-    for function in range(FUNCTIONS):
-        features = VERSION_1 | RING_RESET | chosen & OFFERED[function]
-        assert await host.negotiate(function, features) & FEATURES_OK
-        host.set(function, "device_status", DRIVER_OK)
-        queues = queues_of(function, features)
-        for index, number in queues.items():
-            host.set(function, "queue_select", index)
-            assert await host.get(function, "queue_size") == SIZE_MAX
-            assert await host.get(function, "queue_notify_off") == index
-            host.set(function, "queue_desc_lo", 0x1000 * (number + 1))
-            await host.settle(20)
-            assert (await host.config_of(number))["desc"] == 0x1000 * (number + 1)
-        for index in (2, STRIDE, STRIDE + 1, STRIDE + 2, 2 * STRIDE, 0x100, 0x8000, NONE):
-            if index in queues:
-                continue
-            host.set(function, "queue_select", index)
-            assert await host.get(function, "queue_select") == index
-            for name, (_, size) in COMMON.items():
-                if name.startswith("queue_") and name != "queue_select":
-                    host.set(function, name, (1 << 8 * size) - 1 if size == 4 else 1)
-                    none = NONE if name == "queue_msix_vector" else 0
-                    assert await host.get(function, name) == none, name
-    assert not host.asked
-    for function in range(FUNCTIONS):
-        await host.reset(function)
-        await check_fresh(host, function)
-
-
-@cocotb.test
-async def each_queue_runs(dut: Any) -> None:
-    """All that was negotiated, the control queue among it, is enabled, started, reset and started.
-
-    With one pair alone, and with all of them; what follows a reset of the function is told.
-    """
-    host = Host(dut)
-    await host.start()
-    for chosen in (CTRL_VQ | MQ, CTRL_VQ, 0):
-        for function in range(FUNCTIONS):
-            features = VERSION_1 | RING_RESET | chosen & OFFERED[function]
-            queues = queues_of(function, features)
-            assert await host.negotiate(function, features) & FEATURES_OK
-            for index, number in queues.items():
-                host.set(function, "queue_select", index)
-                host.set(function, "queue_msix_vector", number % VECTORS)
-                host.set(function, "queue_enable", 1)
-            host.asked.clear()
-            host.set(function, "device_status", DRIVER_OK)
-            assert await host.get(function, "device_status") & DRIVER_OK
-            await host.settle()
-            assert host.asked == [("START", number) for number in queues.values()]
-            for index, number in queues.items():
-                assert (await host.config_of(number))["vector"] == number % VECTORS
-                host.asked.clear()
-                host.set(function, "queue_select", index)
-                host.set(function, "queue_reset", 1)
-                await host.settle()
-                assert host.asked == [("RESET_QUEUE", number)]
-                assert await host.get(function, "queue_reset") == 0
-                assert await host.get(function, "queue_enable") == 0
-                assert (await host.config_of(number))["vector"] == NONE
-                for other in queues.values():
-                    if other != number:
-                        assert (await host.config_of(other))["vector"] == other % VECTORS
-                host.set(function, "queue_msix_vector", number % VECTORS)
-                host.set(function, "queue_enable", 1)
-                await host.settle()
-                assert host.asked[1:] == [("START", number)]
-            assert host.running == set(queues.values())
-            host.asked.clear()
-            host.resets.clear()
-            await host.reset(function)
-            assert host.asked == [("RESET", function * STRIDE)]
-            assert set(host.resets) == {function}
-            await check_fresh(host, function)
-
-
-@cocotb.test
 @cocotb.parametrize(stalls=[False, True], all_queues=[False, True])
 async def random_accesses(dut: Any, stalls: bool,  # noqa: PLR0912, PLR0915  # one model
                           all_queues: bool) -> None:
@@ -350,79 +214,6 @@ async def random_accesses(dut: Any, stalls: bool,  # noqa: PLR0912, PLR0915  # o
             for name in ADDRESSES:
                 queue = queues[function][index]
                 assert config[name] == queue[f"{name}_lo"] | queue[f"{name}_hi"] << 32
-
-
-@cocotb.test
-@cocotb.parametrize(stalls=[False, True])
-async def doorbells(dut: Any, stalls: bool) -> None:
-    """Kicks of 16 and 32 bits, anywhere in the region; what names no queue is reported.
-
-    What an index names is as the function's driver negotiated it, and nobody else's.
-    """
-    host = Host(dut, stalls=stalls)
-    await host.start()
-    await host.get(0, "device_status")
-    rng = random.Random(cocotb.RANDOM_SEED + 77)
-    want: dict[str, list[Any]] = {"receive": [], "transmit": [], "control": [], "bad": []}
-    queues = [queues_of(function, 0) for function in range(FUNCTIONS)]
-    for step in range(400):
-        function = rng.randrange(FUNCTIONS)
-        if step % 25 == 24:
-            features = VERSION_1 | rng.choice([0, CTRL_VQ, MQ, CTRL_VQ | MQ]) & OFFERED[function]
-            await host.reset(function)
-            assert await host.negotiate(function, features) & FEATURES_OK
-            queues[function] = queues_of(function, features)
-            if rng.randrange(4) == 0:
-                await host.reset(function)
-                queues[function] = queues_of(function, 0)
-        index = rng.choice([*range(STRIDE + 2), 2, STRIDE, NONE, 0x100])
-        size = rng.choice([2, 4])
-        place = NOTIFY + 4 * rng.choice([index if index < STRIDE else 0, rng.randrange(1024)])
-        high = rng.getrandbits(16) if size == 4 else 0
-        if rng.random() < 0.1:  # a byte, or the other half: no doorbell
-            host.post(function, place + rng.choice([0, 1, 2, 3]), 1, index & 0xFF)
-            want["bad"].append(function)
-        else:
-            host.post(function, place, size, index | high << 16)
-            number = queues[function].get(index)
-            if number is not None:
-                want[PLAN.kind(number)].append((number, size == 4, high))
-            else:
-                want["bad"].append(function)
-        if rng.random() < 0.05:
-            assert await host.get(function, "queue_select") == 0
-    await host.settle()
-    assert want["control"] or not OFFERED[0] & CTRL_VQ
-    got: list[Any]
-    for name, wanted in want.items():
-        sink = getattr(host, name)
-        got = []
-        while not sink.empty():
-            told = await sink.get()
-            got.append(told["function"] if name == "bad" else
-                       (told["queue"], bool(told["positioned"]), told["position"]
-                        if told["positioned"] else 0))
-        assert got == wanted, name
-
-
-@cocotb.test
-async def doorbell_rate(dut: Any) -> None:
-    """A doorbell a cycle, and one that comes behind register accesses waits for those alone."""
-    host = Host(dut)
-    await host.start()
-    await host.get(0, "device_status")
-    # Driven here: the source takes two cycles for each.
-    count = 0
-    dut.mmio__payload.value = Fields(MmioRequest()).pack({
-        "function": 0, "bar": 2, "offset": NOTIFY, "write": 1, "enable": 3, "data": 1})
-    dut.mmio__valid.value = 1
-    for _ in range(64):
-        await host.edge
-        count += int(dut.mmio__ready.value)
-    dut.mmio__valid.value = 0
-    await cycles(dut, 4)
-    assert count >= 63
-    assert host.transmit.transfers == count
 
 
 @cocotb.test

@@ -1,11 +1,9 @@
-"""Chains in the driver's rings, split and packed, before a card that distrusts them."""
+"""Chains in the driver's rings, split and packed."""
 
 from __future__ import annotations
 
 import random
-import re
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,103 +12,18 @@ from hypothesis import strategies as st
 
 from sw_driver.layouts import PackedLayout
 from sw_driver.packed_ring import PackedRing
-from sw_driver.ring import Ring, RingError, RingFull
+from sw_driver.ring import RingError, RingFull
 from sw_driver.split_ring import SplitRing
 from tests.unit.driver_world import (
     EVENT_IDX,
     IN_ORDER,
     INDIRECT,
-    LATE_INDEX,
     PACKED,
-    attach,
     machine,
     make_ring,
     quiet,
 )
-
-Places = list[tuple[int, int]]
-
-
-class Traffic:
-    """A driver's ring and the card's side of it, both with chance."""
-
-    def __init__(self, size: int, *, features: int, indirect: int | None, direct_first: int,
-                 shuffle: bool, seed: int) -> None:
-        self.rng = random.Random(seed)
-        self.features = features
-        self.host = machine(first_index=LATE_INDEX)
-        self.ring: Ring[int] = make_ring(
-            self.host, size, features=features, late=True, indirect=indirect,
-            direct_first=direct_first, shuffle=self.rng if shuffle else None)
-        attach(self.host, self.ring, features=features)
-        self.given: dict[int, tuple[Places, Places]] = {}
-        self.held: list[tuple[int, int]] = []  # by the card: its number, the driver's
-        self.out: set[int] = set()
-        self.taken = 0
-
-    def elements(self, least: int) -> Places:
-        """Give some buffers."""
-        return [(self.rng.randrange(1 << 60), self.rng.randrange(1, 5000))
-                for _ in range(self.rng.randrange(least, 4))]
-
-    def add(self) -> None:
-        """Add a chain of any shape."""
-        readable = self.elements(0)
-        writable = self.elements(0 if readable else 1)
-        token, count = len(self.given), len(readable) + len(writable)
-        try:
-            self.ring.add(readable, writable, token)
-        except RingFull:
-            assert count > min(self.ring.free_descriptors, self.ring.size)
-        else:
-            self.given[token] = readable, writable
-            self.out.add(token)
-
-    def take(self) -> None:
-        """Let the card take some chains: the very ones that were added, in order."""
-        while self.host.card.available(0) and self.rng.random() < 0.7:
-            number, readable, writable = self.host.card.take_chain(0)
-            assert (readable, writable) == self.given[self.taken]
-            self.held.append((number, self.taken))
-            self.taken += 1
-
-    def give_back(self) -> None:
-        """Let the card give back one chain, or several at once, and the driver take them."""
-        batches = bool(self.features & IN_ORDER)
-        entries: list[tuple[int, int]] = []
-        wanted: list[tuple[int, int]] = []
-        for _ in range(self.rng.randrange(1, 3)):
-            if not self.held:
-                break
-            place = 0 if batches else self.rng.randrange(len(self.held))
-            while batches and place + 1 < len(self.held) and self.rng.random() < 0.5:
-                number, token = self.held.pop(0)  # it gets no entry: it was used to its end
-                wanted.append((token, self.room(token)))
-            number, token = self.held.pop(place)
-            written = self.rng.choice([0, self.room(token), self.rng.randint(0, self.room(token))])
-            entries.append((number, written))
-            wanted.append((token, written))
-        self.host.card.write_used(0, entries)
-        self.host.card.raise_used(0)
-        for each in wanted:
-            assert self.ring.has_used()
-            used = self.ring.take_used()
-            assert used is not None
-            assert (used.token, used.written) == each
-            self.out.remove(used.token)
-        assert not self.ring.has_used()
-        assert self.ring.take_used() is None
-
-    def room(self, token: int) -> int:
-        """Bytes that a chain has room for."""
-        return sum(length for _address, length in self.given[token][1])
-
-    def slots(self, token: int) -> int:
-        """Descriptors that a chain should have in the ring."""
-        count = sum(map(len, self.given[token]))
-        if self.ring.indirect is None or count < self.ring.indirect:
-            return count
-        return 1 + min(self.ring.direct_first, count - 1)
+from tests.unit.ring_traffic import Traffic
 
 
 @settings(max_examples=150)
@@ -344,114 +257,3 @@ def test_a_batch_in_a_packed_ring_that_makes_no_sense(last: int, written: int, t
         with pytest.raises(RingError, match=text):
             while ring.take_used() is not None:
                 pass
-
-
-# --- that the card looks at all
-
-
-def mistake(ring: Ring[Any], at: int, *fields: tuple[int, int, int]) -> None:
-    """Overwrite parts of a descriptor: offset, bytes, value."""
-    for offset, size, value in fields:
-        ring.areas[0].write(16 * at + offset, value.to_bytes(size, "little"))
-
-
-def in_table(ring: Ring[Any], at: int, *fields: tuple[int, int, int]) -> None:
-    """The same in an indirect table."""
-    for offset, size, value in fields:
-        table = next(iter(ring._chains.values())).table
-        assert table is not None
-        table.write(16 * at + offset, value.to_bytes(size, "little"))
-
-
-Wrong = tuple[Callable[..., None], int, tuple[int, int, int]]
-SPLIT_FLAGS, SPLIT_NEXT, PACKED_FLAGS, PACKED_ID = (12, 2), (14, 2), (14, 2), (12, 2)
-
-
-@pytest.mark.parametrize(("features", "indirect", "wrong", "text"), [
-    (0, None, (mistake, 1, (*SPLIT_FLAGS, 1)), "a chain that does not end"),
-    (0, None, (mistake, 0, (*SPLIT_FLAGS, 9)), "descriptor flags 0x9"),
-    (0, None, (mistake, 0, (*SPLIT_NEXT, 9)), "descriptor 9 of 8"),
-    (0, None, (mistake, 0, (8, 4, 0xFFFF_FFFF)), "a chain of 2\\*\\*32 bytes"),
-    (IN_ORDER, None, (mistake, 0, (*SPLIT_NEXT, 2)), "descriptor 0 goes on with 2"),
-    (0, 2, (mistake, 0, (8, 4, 32)), "an indirect descriptor that was not negotiated"),
-    (INDIRECT, 2, (mistake, 0, (8, 4, 40)), "an indirect table of 40 bytes"),
-    (INDIRECT, 2, (mistake, 0, (*SPLIT_FLAGS, 5)), "an indirect descriptor that goes on"),
-    (INDIRECT, 2, (in_table, 0, (*SPLIT_FLAGS, 5)), "flags 0x5 in an indirect table"),
-    (INDIRECT, 2, (in_table, 0, (*SPLIT_NEXT, 0)), "an indirect table that does not end"),
-    (INDIRECT, 2, (in_table, 0, (*SPLIT_NEXT, 2)), "table of 2 goes on with 2"),
-    (INDIRECT | IN_ORDER, 2, (in_table, 0, (*SPLIT_NEXT, 0)), "table of 2 goes on with 0"),
-    (PACKED, None, (mistake, 1, (*PACKED_FLAGS, 2)), "is not there yet"),
-    (PACKED, None, (mistake, 1, (*PACKED_FLAGS, 0x8082)), "is not there yet"),
-    (PACKED, None, (mistake, 0, (*PACKED_FLAGS, 0x91)), "descriptor flags 0x91"),
-    (PACKED, None, (mistake, 1, (*PACKED_FLAGS, 0x84)), "an indirect descriptor in a list"),
-    (PACKED, 2, (mistake, 0, (8, 4, 32)), "an indirect descriptor that was not negotiated"),
-    (PACKED | INDIRECT, 2, (mistake, 0, (8, 4, 0)), "an indirect table of 0 bytes"),
-    (PACKED | INDIRECT, 2, (mistake, 0, (*PACKED_FLAGS, 0x85)), "indirect descriptor that goes on"),
-    (PACKED | INDIRECT, 2, (in_table, 1, (*PACKED_FLAGS, 3)), "flags 0x3 in an indirect table"),
-])
-def test_the_card_complains_of_chains(features: int, indirect: int | None, wrong: Wrong,
-                                      text: str) -> None:
-    host = machine()
-    ring = make_ring(host, 8, features=features, indirect=indirect)
-    attach(host, ring, features=features)
-    ring.add([(0x1000, 10)], [(0x2000, 20)], None)
-    ring.publish()
-    do, at, field = wrong
-    do(ring, at, field)
-    host.card.take_chain(0)
-    assert any(re.search(text, each) for each in host.card.complaints)
-
-
-@pytest.mark.parametrize("features", [0, PACKED, INDIRECT, PACKED | INDIRECT])
-def test_the_card_complains_of_what_it_may_not_write(features: int) -> None:
-    """Behind what it may: a buffer of three parts, of which the last is for reading."""
-    host = machine()
-    ring = make_ring(host, 8, features=features, indirect=2 if features & INDIRECT else None)
-    attach(host, ring, features=features)
-    ring.add([], [(0x1000, 10)] * 3, None)
-    ring.publish()
-    flags = 0x80 if features == PACKED else 0
-    (in_table if features & INDIRECT else mistake)(
-        ring, 2, (*(PACKED_FLAGS if features & PACKED else SPLIT_FLAGS), flags))
-    host.card.take_chain(0)
-    assert host.card.complaints == ["a readable descriptor after a writable one"]
-
-
-@pytest.mark.virtio("DRV-PKT-RING-03")
-@pytest.mark.parametrize("features", [0, PACKED, INDIRECT, PACKED | INDIRECT])
-def test_the_card_complains_of_changes(features: int) -> None:
-    """Of what it was given, and did not give back; and of an id that comes twice."""
-    host = machine()
-    ring = make_ring(host, 8, features=features, indirect=2 if features & INDIRECT else None)
-    attach(host, ring, features=features)
-    for _ in range(2):
-        ring.add([(0x1000, 10)], [(0x2000, 20)], None)
-    ring.publish()
-    first, _readable, _writable = host.card.take_chain(0)
-    quiet(host)
-    (in_table if features & INDIRECT else mistake)(ring, 0, (0, 8, 0x9000))
-    host.card.put_used(0, first, 0)
-    assert host.card.complaints == [f"a descriptor of chain {first} changes in use"]
-    if features == PACKED:
-        host.card.complaints.clear()
-        second, _readable, _writable = host.card.take_chain(0)
-        ring.take_used()
-        ring.add([(0x1000, 10)], [], None)
-        mistake(ring, 4, (*PACKED_ID, second))
-        ring.publish()
-        host.card.take_chain(0)
-        assert host.card.complaints == [f"chain {second} is in use already"]
-
-
-@pytest.mark.parametrize(("features", "place", "flags", "text"), [
-    (PACKED, 0, 2, "driver event flags 0x2"), (PACKED, 0, 4, "driver event flags 0x4"),
-    (PACKED | EVENT_IDX, 0, 3, "driver event flags 0x3"),
-    (PACKED | EVENT_IDX, 0x8008, 2, "an interrupt wanted for descriptor 8"),
-    (0, 2, 0, "available flags 0x2"), (EVENT_IDX, 1, 0, "available flags 0x1")])
-def test_the_card_complains_of_wishes(features: int, place: int, flags: int, text: str) -> None:
-    host = machine()
-    ring = make_ring(host, 8, features=features)
-    attach(host, ring, features=features)
-    ring.areas[1].write(0, struct.pack("<HH", place, flags))
-    host.card.raise_used(0)
-    assert host.card.complaints == [text]

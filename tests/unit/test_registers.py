@@ -151,8 +151,8 @@ def test_cocotb(simulator: str, functions: int, stride: int, size_max: int) -> N
     """A card with all that registers know of, and the smallest there is."""
     card = Card(functions, stride, queue_size_max=size_max, vectors=stride + 1,
                 **(everything() if functions > 1 else {}))
-    for bench in ("registers", "function_stops", "function_sleep", "function_events",
-                  "suspension"):
+    for bench in ("registers", "register_queues", "register_doorbells", "function_stops",
+                  "function_sleep", "function_events", "suspension"):
         run_cocotb(card, f"registers_{functions}x{stride}", f"tests.unit.bench_{bench}",
                    simulator=simulator, parameters={
                        "functions": functions, "stride": stride, "size_max": size_max,
