@@ -34,11 +34,13 @@ class Scatter(wiring.Component):
     as they come. Its header leaves with 0 for the number of chains, which is known at the
     end: then it is written to its two bytes, wherever they lie, by a group of its own. Only when
     that stands in the order of writes as well are the chains used. So nothing waits for all chains
-    of a frame, but the entries of the used ring, which have room.
+    of a frame, but the entries of the used ring. A frame of several chains is begun only when there
+    is room for all that it may have: amid a group nothing waits for the used ring, whose own writes
+    would wait for the end of the group.
 
     | Latency: 3 cycles from ``frames`` to ``data``. Throughput: a beat a cycle; a chain of one
       buffer every 2 cycles; 3 cycles and a beat more for a frame of several chains.
-    | Storage: 8 deliveries, and ``chains`` of those that are not used yet.
+    | Storage: 8 deliveries, and 1.5 times ``chains`` of those that are not used yet.
 
     Parameters
     ----------
@@ -163,7 +165,8 @@ class Scatter(wiring.Component):
     def _segments(self, m: Module, deliveries: stream.Interface,  # noqa: PLR0915  # one machine
                   totals: stream.Interface) -> StreamQueue:
         """The buffers that frames go to; give the chains in the order in which they are used."""
-        m.submodules.writing = writing = StreamQueue(DeliveryLayout(), self.chains + _FRAMES_MAX)
+        behind = max(_FRAMES_MAX, self.chains // 2)  # chains that wait while a long frame is begun
+        m.submodules.writing = writing = StreamQueue(DeliveryLayout(), self.chains + behind)
         m.submodules.segment = segment = StreamRegister(WriteSegmentLayout())
         connect(m, segment.o, flipped(self.segments))
 
@@ -182,6 +185,8 @@ class Scatter(wiring.Component):
         buffer = self.chain_segments.p
         several = Signal()
         fits = Signal()
+        room = Signal()
+        m.d.sync += room.eq(writing.level < behind)  # one less: it may be a cycle late
         m.d.comb += [
             several.eq(~(delivery.first & delivery.last)),
             fits.eq(left <= buffer.length),
@@ -195,9 +200,10 @@ class Scatter(wiring.Component):
         ]
         with m.FSM():
             with m.State("DELIVERY"):
+                begins = deliveries.p.first & ~deliveries.p.last
                 m.d.comb += [
-                    deliveries.ready.eq(writing.i.ready),
-                    writing.i.valid.eq(deliveries.valid),
+                    deliveries.ready.eq(writing.i.ready & (room | ~begins)),
+                    writing.i.valid.eq(deliveries.valid & (room | ~begins)),
                 ]
                 with m.If(deliveries.valid & deliveries.ready):
                     m.d.sync += [

@@ -132,6 +132,8 @@ class Admission(wiring.Component):
         queue = Signal(QUEUE_BITS, reset_less=True)
         cells = Signal.like(looked_cells, reset_less=True)
         has_share = Signal(reset_less=True)
+        has_room = Signal(reset_less=True)
+        inside = Signal()  # its first beat has gone
         moves_on = Signal()
         done = Signal()
         m.d.comb += [
@@ -154,15 +156,15 @@ class Admission(wiring.Component):
                 queue.eq(looked_queue),
                 cells.eq(looked_cells),
                 has_share.eq(self.held.cells + looked_cells <= limit),
+                # Nobody else reserves, so what is free remains; but what the frame before takes in
+                # this very cycle, if it does, is not counted yet.
+                has_room.eq(looked_cells + Mux(known & ~inside, cells, 0) <= self.free_cells),
             ]
 
-        # The decision falls with the first beat. Nobody else reserves, so what is free remains.
-        inside = Signal()
+        # The decision falls with the first beat.
         admitted = Signal()
         admits = Signal()
-        has_room = Signal()
         m.d.comb += [
-            has_room.eq(cells <= self.free_cells),
             admits.eq(Mux(inside, admitted, has_room & has_share)),
         ]
 

@@ -9,7 +9,8 @@ from typing import Any
 import cocotb
 from cocotb.triggers import RisingEdge
 
-from tb.stream import cycles
+from hw.pcie.types import WriteSegmentLayout
+from tb.stream import StreamMonitor, always, cycles, never
 from tests.unit.receive_rooms import DOWN, LANES, QUEUES, buffers, start
 
 
@@ -121,6 +122,35 @@ async def the_number_of_chains_wherever_it_lies(dut: Any) -> None:
         world.frame(0, bytes([index + 1]) * 60)
         await world.until(index + 1)
     assert world.chains_used[0] == [len(lengths) for lengths in cases]
+
+
+@cocotb.test
+@cocotb.parametrize(chains=[5, 7])
+async def groups_end_while_nothing_is_used(dut: Any, chains: int) -> None:
+    """The used ring may wait for others' writes, and those for the end of the group at hand."""
+    world = await start(dut, False)
+    world.merges(0)
+    begun: list[int] = []
+    StreamMonitor(dut, "write_segments", WriteSegmentLayout(),
+                  lambda segment: begun.append(segment["last"]))
+    world.used_ring.pace = never()
+    frames = 600 // chains
+    for number in range(frames * chains):
+        world.chain(0, number, [72 // chains + 1])
+    for number in range(frames):
+        world.frame(0, bytes([number % 251]) * 60)
+    world.announce(0)
+    await cycles(dut, 2000)
+    seen = -1
+    while seen != len(begun):
+        seen = len(begun)
+        await cycles(dut, 300)
+    assert not world.used[0]
+    assert 60 < len(begun) < frames * chains, "the flood came to a stand"
+    assert begun[-1], "amid a group"
+    world.used_ring.pace = always()
+    await world.until(frames, 20_000)
+    assert world.chains_used[0] == [chains] * frames
 
 
 @cocotb.test

@@ -74,7 +74,7 @@ class World:
         self.used: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self.used_frames: dict[int, list[bytes]] = defaultdict(list)
         self._taken: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        StreamSink(dut, "used", UsedLayout(), pace(stalls, 63), self._use)
+        self.used_ring = StreamSink(dut, "used", UsedLayout(), pace(stalls, 63), self._use)
         self.drops: dict[int, list[int]] = defaultdict(list)
         StreamSink(dut, "dropped", DroppedLayout(), pace(stalls, 64),
                    lambda drop: self.drops[drop["queue"]].append(drop["reason"]))
