@@ -7,7 +7,7 @@ from typing import Any
 import cocotb
 
 from tb.stream import cycles
-from tests.unit.prefetch_queues import SplitQueue
+from tests.unit.prefetch_split_queue import SplitQueue
 from tests.unit.prefetch_traffic import RINGS, SIZE_MAX, TRANSMIT, feed, number, sizes, world
 
 
