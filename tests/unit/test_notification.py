@@ -19,32 +19,14 @@ def test_impossible_sizes_are_refused() -> None:
         Moderation(1, clock_mhz=250)
 
 
-both = pytest.mark.parametrize(("simulator", "lanes"), [("icarus", 8), ("verilator", 64)],
-                               indirect=["simulator"])
-
-
-@both
-def test_notification(simulator: str, lanes: int) -> None:
-    run("notification", simulator, lanes)
-
-
 @pytest.mark.virtio("SPL-EVT-01", "SPL-EVT-02", "SPL-EVT-03", "SPL-EVT-04", "SPL-EVT-05",
                     "SPL-EVT-06", "IMP-SPL-EVT-01", "IMP-PKT-EVT-01", "IMP-PKT-EVT-02",
-                    "IMP-PKT-EVT-03", "IMP-PKT-EVT-04")
-@both
-def test_events(simulator: str, lanes: int) -> None:
-    run("notification_events", simulator, lanes)
-
-
-@pytest.mark.virtio("NET-COAL-07", "NET-COAL-08", "IMP-NET-COAL-01", "IMP-NET-COAL-02",
-                    "IMP-NET-COAL-03", "IMP-NET-COAL-04")
-@both
-def test_moderation(simulator: str, lanes: int) -> None:
-    run("notification_moderation", simulator, lanes)
-
-
-def run(bench: str, simulator: str, lanes: int) -> None:
+                    "IMP-PKT-EVT-03", "IMP-PKT-EVT-04", "NET-COAL-07", "NET-COAL-08",
+                    "IMP-NET-COAL-01", "IMP-NET-COAL-02", "IMP-NET-COAL-03", "IMP-NET-COAL-04")
+@pytest.mark.parametrize(("simulator", "lanes"), [("icarus", 8), ("verilator", 64)],
+                         indirect=["simulator"])
+def test_notification(simulator: str, lanes: int) -> None:
     clock_mhz = 10  # microseconds are short, so that waits of many are
     run_cocotb(Notification(lanes, queues=4, stride=2, clock_mhz=clock_mhz),
-               f"notification_{lanes}", f"tests.unit.bench_{bench}", simulator=simulator,
+               f"notification_{lanes}", "tests.unit.bench_notification", simulator=simulator,
                parameters={"lanes": lanes, "clock_mhz": clock_mhz})
