@@ -226,7 +226,7 @@ class ChainsAreTakenOnce(Harness):
             target = Mux(expects[5], cell_following[came], following[came])
             owner = came[2]
             m.d.sync += [left.eq(left - 1), marked.eq(left != 1),
-                         expects.eq(Mux(to_cell, Cat(target, Const(0, 1), owner, Const(0, 1), to_cell),
+                         expects.eq(Mux(to_cell, Cat(target, Const(0, 1), owner, Const(0b10, 2)),
                                         Cat(target, Const(0, 2), owner)))]
         with m.Elif(ended & marked):
             m.d.sync += ahead.eq(ahead - 1)

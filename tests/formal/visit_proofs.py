@@ -1,4 +1,4 @@
-"""Proofs about who looks at an available ring, and that nothing which is left to do is forgotten."""
+"""Proofs about who looks at an available ring, and that no work which is left is forgotten."""
 
 from typing import Any
 from unittest import mock
@@ -35,7 +35,7 @@ class VisitsAreMade(Harness):
     waits come, and turns are taken, at any time.
     """
 
-    def build(self, m: Module) -> None:
+    def build(self, m: Module) -> None:  # noqa: PLR0915  # one model
         sizes = _sizes()
         dut: Any = RingVisits(sizes)
         with mock.patch.object(ring_visits, "_TURNS", _TURNS), \
@@ -240,7 +240,8 @@ class NoWorkIsForgotten(Harness):
                    "nothing for who does not run")
         self.check(m, stop == does(RingAction.FORGET), "a stop is answered")
         self.check(m, ~stop | ((after.known == begin) & (after.fetch == begin)
-                               & ~after.look & (after.flight == 0) & ~after.again & ~(dut.revisit | dut.wait)),
+                               & ~after.look & (after.flight == 0) & ~after.again
+                               & ~(dut.revisit | dut.wait)),
                    "and all is forgotten")
         self.check(m, faults == (index & runs & jump & (not packed)), "a jump is a fault")
         ring = does(RingAction.RING)
