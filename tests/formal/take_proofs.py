@@ -48,7 +48,7 @@ class ChainsAreTakenOnce(Harness):
         dut: Any
         m.submodules.dut = dut = _SmallChainTake(sizes)
 
-        def table(bits: int, name: str) -> Array[Signal]:
+        def table(bits: int, name: str) -> Any:
             """Give what the 4 first words of each member hold."""
             return Array(self.fixed(m, bits, f"{name}_{k}") for k in range(8))
 

@@ -190,7 +190,8 @@ class NoWorkIsForgotten(Harness):
         action = Value.cast(dut.action)
 
         def does(*actions: RingAction) -> Value:
-            return acts & Cat(action == each.value for each in actions).any()
+            found: Value = acts & Cat(action == each.value for each in actions).any()
+            return found
 
         faults = does(RingAction.FAULT)
         serves = acts & runs & ~faults
