@@ -102,7 +102,7 @@ class StreamToGuest(LongStream):
         self._change = threading.Condition()
         super().__init__(place, host)
         # The window is wide from the start, as a reader that is held does not widen it.
-        guest.run("echo 4096 1048576 4194304 > /proc/sys/net/ipv4/tcp_rmem; rm -f /tmp/sum; "
+        guest.run("echo 4096 4194304 4194304 > /proc/sys/net/ipv4/tcp_rmem; rm -f /tmp/sum; "
                   "mkfifo /tmp/stream; sha256sum </tmp/stream >/tmp/sum &")
         said = guest.run(f"nc {host} {self._port} </dev/null >/tmp/stream & echo $!")
         self._reader = int(said.split()[-1])

@@ -14,9 +14,12 @@ from sim.guest.traffic import GUEST, HOST, bring_up
 
 __all__ = ["MovedTraffic", "MovingTraffic"]
 
-_HELD = 150_000  # bytes: fewer than receive buffers of a ring of 256
+# Bytes; the window of a reader that is held has room for them. A ring of 1024 receive buffers turns
+# in some seconds, a pass of the migration in less: so the buffers for these were copied when they
+# were free, and the guest has not touched them since.
+_HELD = 120_000
 _NEAR_S = 1.0
-_WAIT_S = 120
+_WAIT_S = 240
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,6 @@ class MovingTraffic:
         migration = self._hosts.migrate()
         migration.wait_passes(2, told)
         self._to.hold(self._hosts.guest, _WAIT_S)
-        # After two more passes the free receive buffers were copied, as they are.
         migration.wait_passes(migration.passes + 2, told)
         self._to.send_held(_HELD, _WAIT_S)
         return migration.finish()

@@ -155,7 +155,8 @@ def vhost_user_options(qemu: Qemu, socket: Path, mac: int, *, packed: bool = Tru
     The PCI function is QEMU's own; the MAC address must be the card's, as that filters by it.
     """
     address = ":".join(f"{byte:02x}" for byte in mac.to_bytes(6, "big"))
-    device = f"virtio-net-pci,netdev=net0,mac={address},packed={'on' if packed else 'off'},romfile="
+    device = (f"virtio-net-pci,netdev=net0,mac={address},packed={'on' if packed else 'off'},"
+              "rx_queue_size=1024,tx_queue_size=1024,romfile=")
     return ["-chardev", f"socket,id=card0,path={socket}",
             "-netdev", "vhost-user,id=net0,chardev=card0",
             "-device", device if qemu.msix else f"{device},vectors=0"]

@@ -14,8 +14,10 @@ import pytest
 
 from hw.config import NicConfig
 from sim.guest.clock import Clock
+from sim.guest.vhost_user import IN_BAND as OFFERED_IN_BAND
+from sim.guest.vhost_user import PROTOCOL_FEATURES
 from sim.guest.vhost_user_card import NEVER_OFFERED, BridgedCard
-from sim.guest.vhost_user_messages import Request
+from sim.guest.vhost_user_messages import ProtocolFeature, Request
 from sim.guest.vhost_user_server import VhostUserServer
 from sim.native.engine import Engine, EngineOptions
 from sw_driver.layouts import Feature
@@ -578,6 +580,28 @@ def test_a_kick_that_is_closed_does_not_keep_the_clock_busy(bench: Bench) -> Non
     before = bench.clock.spent
     bench.clock.run(timeout_s=0.3)
     assert (bench.clock.spent - before).cpu_s < 0.1
+
+
+def test_a_station_is_announced(bench: Bench) -> None:
+    """SEND_RARP: who migrates here is heard on the wire, as RFC 903 has it."""
+    model = bench.model()
+    model.begin(SPLIT)
+    station = bytes.fromhex("02524e470001")
+    model.do(Request.SEND_RARP, station + b"\0\0")
+    frame, = bench.line.came
+    assert frame[:14] == b"\xff" * 6 + station + b"\x80\x35"
+    assert frame[14:22] == bytes.fromhex("0001 0800 0604 0003")  # Ethernet, IPv4, reverse request
+    assert frame[22:28] == frame[32:38] == station
+    assert len(frame) == 60
+    assert bench.card.announced == 1
+    assert model.ask(Request.SEND_RARP, station) != 0  # 6 bytes, must be 8
+    assert len(bench.line.came) == 1
+
+
+def test_not_everybody_is_offered_messages_as_kicks() -> None:
+    """QEMU accepts INBAND_NOTIFICATIONS, does not have it, and would never be called."""
+    assert ProtocolFeature.INBAND_NOTIFICATIONS not in PROTOCOL_FEATURES
+    assert ProtocolFeature.INBAND_NOTIFICATIONS in OFFERED_IN_BAND
 
 
 def test_a_server_serves_one_after_another(bench: Bench, tmp_path: Path) -> None:
