@@ -19,7 +19,6 @@ __all__ = ["MovedTraffic", "MovingTraffic"]
 # were free, and the guest has not touched them since.
 _HELD = 120_000
 _NEAR_S = 1.0
-_WAIT_S = 240
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,14 @@ class MovingTraffic:
         With a guest that takes commands.
     size
         Bytes of each stream before it is moved, and as many after; at least 1.
+    wait_s
+        A guest that takes longer for any of it is taken for broken: `GuestError`. May be changed.
     """
 
-    def __init__(self, hosts: TwoHosts, size: int) -> None:
+    def __init__(self, hosts: TwoHosts, size: int, *, wait_s: float = 240) -> None:
         if size < 1:
             raise ValueError(f"size must be at least 1, not {size!r}")
-        self._hosts, self._size = hosts, size
+        self._hosts, self._size, self.wait_s = hosts, size, wait_s
         bring_up(hosts.guest)
         self._probe = EchoProbe(hosts.bridge, GUEST)
         self._streams: list[Any] = []
@@ -82,22 +83,22 @@ class MovingTraffic:
     def _wait(self) -> None:
         """Wait until each stream has its bytes once more."""
         for stream, end in [(stream, stream.size + self._size) for stream in self._streams]:
-            stream.wait(end, _WAIT_S)
+            stream.wait(end, self.wait_s)
 
     def move(self, told: Callable[[int, int], None] = lambda done, at: None) -> Moved:
         """Move the guest; calls ``told`` with the bytes that were moved and the pass."""
         migration = self._hosts.migrate()
         migration.wait_passes(2, told)
-        self._to.hold(self._hosts.guest, _WAIT_S)
+        self._to.hold(self._hosts.guest, self.wait_s)
         migration.wait_passes(migration.passes + 2, told)
-        self._to.send_held(_HELD, _WAIT_S)
+        self._to.send_held(_HELD, self.wait_s)
         return migration.finish()
 
     def finish(self, moved: Moved) -> MovedTraffic:
         """Let the streams go on and end; give what became of all."""
         self._to.go_on(self._hosts.guest)
         self._wait()
-        equal = [stream.end(self._hosts.guest, _WAIT_S) for stream in self._streams]
+        equal = [stream.end(self._hosts.guest, self.wait_s) for stream in self._streams]
         self._probe.stop()
         lost = self._probe.lost
         beyond = [at for at in lost

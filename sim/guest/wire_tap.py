@@ -161,8 +161,7 @@ class TapBridge(Namespace):
         """Give the port at which a MAC address was heard last; None if it is not known."""
         for entry in json.loads(self.bridge("-j", "fdb", "show", "br", _BRIDGE)):
             device = entry["ifname"]
-            if (entry["mac"] == station and device.startswith("wire")
-                    and entry.get("state") != "permanent"):  # that would be the tap's own
+            if entry["mac"] == station and device.startswith("wire"):
                 return int(device.removeprefix("wire"))
         return None
 

@@ -103,6 +103,7 @@ def test_unmarked_pages_are_noticed(files: LinuxFiles, tmp_path: Path,
             monkeypatch.setattr(card.engine.memory, "log_dirty", lambda bitmap: None)
         with MovingTraffic(hosts, 500_000) as traffic:
             moved = traffic.move()
+            traffic.wait_s = 30  # with rings that have gone wrong it would stay silent
             try:
                 whole = traffic.finish(moved).whole
             except GuestError:  # its rings or its kernel did not survive it
