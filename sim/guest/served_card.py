@@ -58,6 +58,7 @@ class ServedCard:
             self.clock.run()
         except BaseException as error:
             self._error = error
+            self.server.hang_up()
 
     def check(self) -> None:
         """Fail as the card's thread has failed, if it has."""

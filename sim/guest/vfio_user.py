@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -92,6 +93,10 @@ class Session:
             Command.DEVICE_RESET: self._reset,
         }
         self._clock.watch(self._channel.fileno(), self._serve_some)
+
+    def hang_up(self) -> None:
+        """Let the peer know that no answer comes any more; the card has failed."""
+        self._channel.hang_up()
 
     def close(self, why: str = "closed") -> None:
         """Forget the guest: the function is reset, its memory and its eventfds are given back."""
@@ -399,6 +404,13 @@ class VfioUserServer:
         self.guests += 1
         self._tell("a guest has come")
         self.session = Session(self.endpoint, sock, self._tell)
+
+    def hang_up(self) -> None:
+        """Serve nobody any more, as the card has failed: who waits for it, or comes, learns it."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        if self.session is not None:
+            self.session.hang_up()
 
     def close(self) -> None:
         """Send the guest away, and remove the socket."""

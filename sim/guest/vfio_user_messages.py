@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import select
@@ -241,6 +242,11 @@ class Channel:
         if message.wants_reply:
             flags = Header.REPLY | (Header.ERROR if error else 0)
             self.send(Message(message.number, message.command, flags, payload), error=error)
+
+    def hang_up(self) -> None:
+        """Let the peer know that no answer comes any more; the rest is for `close`."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End the connection, and close what came with a message that never ended."""

@@ -305,6 +305,10 @@ class FrontEnd:
 
     # --- the end
 
+    def hang_up(self) -> None:
+        """Let the peer know that no answer comes any more; the card has failed."""
+        self._channel.hang_up()
+
     def end(self, reason: str) -> None:
         """End the connection, and bring the card to rest: nothing of it reaches the memory."""
         if self._ended:

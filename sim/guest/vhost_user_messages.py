@@ -243,6 +243,11 @@ class Channel:
         """Give the socket's file descriptor; -1 when it is closed."""
         return self._link.fileno()
 
+    def hang_up(self) -> None:
+        """Let the peer know that no answer comes any more; the rest is for `close`."""
+        with contextlib.suppress(OSError):
+            self._link.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the socket, and what came with half a message."""
         close_all(self._fds)

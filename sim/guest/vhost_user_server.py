@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -97,6 +98,13 @@ class VhostUserServer:
         if self._listener.fileno() >= 0:
             self._clock.watch(self._listener.fileno(), self._accept)
 
+    def hang_up(self) -> None:
+        """Serve nobody any more, as the card has failed: who waits for it, or comes, learns it."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        if self.front_end is not None:
+            self.front_end.hang_up()
+
     def close(self) -> None:
         """End the front-end and the socket."""
         self._clock.unwatch(self._listener.fileno())
@@ -154,6 +162,7 @@ class VhostUserCard:
             self.clock.run()
         except BaseException as error:
             self._error = error
+            self.server.hang_up()
 
     def _answer(self) -> None:
         os.eventfd_read(self._asks)
@@ -170,6 +179,7 @@ class VhostUserCard:
             except BaseException as error:
                 answer.set_exception(error)
 
+        self.check()
         self._asked.append(call)
         os.eventfd_write(self._asks, 1)
         return answer.result(timeout_s)

@@ -67,7 +67,8 @@ def monitor(tmp_path: Path) -> Iterator[Monitor]:
 
 
 def test_commands_and_events_of_a_monitor(monitor: Monitor, tmp_path: Path) -> None:
-    stop: dict[str, object] = {"event": "STOP", "timestamp": {"seconds": 7, "microseconds": 250_000}}
+    stop: dict[str, object] = {
+        "event": "STOP", "timestamp": {"seconds": 7, "microseconds": 250_000}}
     monitor.answers = [[stop, {"return": {"status": "active"}}],
                        [{"error": {"class": "GenericError", "desc": "no such thing"}}],
                        [{"return": {}}], [{"return": {}}]]
