@@ -30,11 +30,6 @@ class Reason:
 
 
 REASONS: tuple[Reason, ...] = (
-    Reason(lambda row: row["direction"] == "duplex" and row["queues"] == 16,
-           "Sixteen queues, both ways, small frames: the request bus is full. Beyond what the "
-           "limit counts stand, for each queue, looks at its ring that find few entries, what arms "
-           "it for a kick, and a read of the driver's event suppression behind used entries, "
-           "unless another burst of that queue follows."),
     Reason(lambda row: (row["direction"], row["ring"], row["queues"]) == ("tx", "packed", 4),
            "Packed rings of four queues: the completion bus is full, also of places of the rings "
            "that were read before anything was available there."),

@@ -45,19 +45,21 @@ class BenchOptions:
 def _table(rows: Sequence[dict[str, Any]], latency: Sequence[dict[str, Any]],
            console: Console) -> None:
     table = Table(title="at the centre")
-    for column in ("", "frame", "cycles", "Mpps", "Gb/s", "limit", "eta"):
-        table.add_column(column, justify="left" if not column else "right")
+    for column in ("", "ring", "frame", "cycles", "Mpps", "Gb/s", "limit", "eta"):
+        table.add_column(column, justify="left" if column in ("", "ring") else "right")
     for row in rows:
         if (row["batch"], row["queues"], row["link"], row["rtt_ns"], row["align"]) == (
                 32, 1, "gen3x16", 1000, 0):
             colour = "green" if row["eta"] >= GOOD_ETA else "yellow"
-            table.add_row(row["direction"], f"{row['frame_bytes']} B",
+            table.add_row(row["direction"], row["ring"] + ", in order" * row["in_order"],
+                          f"{row['frame_bytes']} B",
                           f"{row['cycles_per_packet']:.2f}", f"{row['mpps']:.1f}",
                           f"{row['gbps']:.1f}", f"{row['limit_mpps']:.1f} {row['limit_by']}",
                           f"[{colour}]{row['eta']:.3f}[/]")
     console.print(table)
     for row in latency:
-        console.print(f"{row['path'].replace('_', ' ')}, {row['rtt_ns']} ns round trip"
+        console.print(f"{row['path'].replace('_', ' ')}, {row['ring']}, "
+                      f"{row['rtt_ns']} ns round trip"
                       f"{', with notification data' * row['notification_data']}: "
                       f"{row['cycles']} cycles, of which the card adds {row['added_cycles']}")
 
