@@ -389,13 +389,15 @@ class DescriptorParser(wiring.Component):
             passes.eq(write_live & write.place & ~write_ends_place & ~write_fails),
             descriptors.address.eq(sizes.slot(write.member, write.number)),
             descriptors.data.eq(written),
-            descriptors.enable.eq(write_live & ~write_in_cell),
+            # What is a fault stays out: the place may be that of a chain which was not taken yet.
+            descriptors.enable.eq(write_live & ~write_in_cell & ~write_fails),
             cells.address.eq(Cat(write_cell, write.member)),
             cells.data.eq(written),
-            cells.enable.eq(write_live & write_in_cell),
+            cells.enable.eq(write_live & write_in_cell & ~write_fails),
             ids.address.eq(place),
             ids.data.eq(Mux(write.place, write_id, write.number)),
-            ids.enable.eq(write_live & Mux(write.place, write_ends_place, write.head)),
+            ids.enable.eq(write_live & ~write_fails
+                          & Mux(write.place, write_ends_place, write.head)),
             totals.address.eq(place),
             totals.data.bytes.eq(write_chain.bytes),
             totals.data.segments.eq(write_chain.segments),

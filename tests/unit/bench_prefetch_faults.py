@@ -132,3 +132,40 @@ async def failed_reads_of_descriptors(dut: Any, kind: int, table: bool) -> None:
     victim.add(lengths(w.rng, 3), w.rng, table=table)
     w.kick(victim, always=True)
     await w.settle()
+
+
+@cocotb.test
+@cocotb.parametrize(kind=range(1, len(KINDS)))
+async def a_failed_look_spoils_no_chain(dut: Any, kind: int) -> None:
+    """What comes with the error is not kept: its place is still that of a chain of the last lap."""
+    w = world(dut, True, 51 + kind, modes=(KINDS[kind],))
+    victim, other = await w.begin({number(0): 16, number(1): 16})
+    looked = 0
+    for _ in range(3):
+        w.consume = False
+        while victim.room >= 2:
+            victim.add(lengths(w.rng, 2), w.rng)
+        w.kick(victim, always=True)
+        await w.until(lambda: w.credit[victim.number] == len(victim.posted), why="announced")
+        w.read_error = lambda request: int(request["queue"] == victim.number)
+        w.kick(victim, always=True)
+        other.add(lengths(w.rng, 3), w.rng)
+        w.kick(other)
+        await cycles(dut, 400)
+        failed = bool(w.faults)
+        w.consume = True
+        w.read_error = lambda _request: 0
+        await w.until(lambda: not other.posted and not any(w.count.values())
+                      and not w.credit[victim.number], why="what came before the fault")
+        looked += failed
+        assert not victim.posted
+        w.faults.clear()
+        await w.stop(victim, reset=True)
+        await w.until(lambda: not victim.taken)
+        victim.restart()
+        w.start(victim)
+        victim.add(lengths(w.rng, 3), w.rng)
+        w.kick(victim, always=True)
+        await w.settle()
+    if "packed" in KINDS[kind]:
+        assert looked == 3

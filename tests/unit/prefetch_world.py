@@ -273,7 +273,9 @@ class World(EngineWorld):
             read = self._waiting[self.rng.choice(due)].popleft()
             assert read.content is not None
             error = self.read_error(read.request)
-            self._answers.send(read.content, lead=read.request["lead"],
+            # What comes with an error is as long as it should be, and may be anything.
+            content = self.rng.randbytes(len(read.content)) if error else read.content
+            self._answers.send(content, lead=read.request["lead"],
                                each={"context": read.request["context"], "error": error})
             self._outstanding -= 1
 

@@ -40,7 +40,6 @@ WIDE = [
     ("transmit", "prefetch_stops", None),
     ("transmit", "prefetch_faults", None),
     ("transmit", "prefetch_kicks", None),
-    ("transmit", "prefetch_rate", None),
     ("receive", "prefetch", "all_chains.*(split|mixed)|short_chains"),
     ("receive", "prefetch_stops", "stop_and_go.*True.*split"),
     ("receive", "prefetch_faults", "each_fault.*kind=[03]"),
