@@ -97,7 +97,7 @@ class StreamToGuest(LongStream):
     def __init__(self, place: Place, host: str, guest: LinuxGuest, *, seed: int = 1) -> None:
         self._rng = random.Random(seed)
         self._sum = hashlib.sha256()
-        self._ended = False
+        self._ended = self._sending = False
         self._limit: int | None = None
         self._change = threading.Condition()
         super().__init__(place, host)
@@ -116,15 +116,21 @@ class StreamToGuest(LongStream):
                     break
                 room = _PIECE if self._limit is None else min(_PIECE, self._limit - self.size)
                 data = self._rng.randbytes(room)
+                self._sending = True
             self._sum.update(data)
             connection.sendall(data)
-            self.size += len(data)
+            with self._change:
+                self.size += len(data)
+                self._sending = False
+                self._change.notify_all()
         connection.shutdown(socket.SHUT_WR)
 
     def hold(self, guest: LinuxGuest, timeout_s: float = 60) -> None:
         """Hold sender and reader; wait until all that was sent is acknowledged."""
         with self._change:
             self._limit = 0
+            if not self._change.wait_for(lambda: not self._sending, timeout_s):
+                raise GuestError("the guest does not take what it is sent")
         guest.run(f"kill -STOP {self._reader}")
         self._settle(timeout_s)
 
@@ -132,7 +138,7 @@ class StreamToGuest(LongStream):
         """Send so much more to the reader that is held: it is acknowledged, and nobody reads it."""
         with self._change:
             end = self._limit = self.size + size
-            self._change.notify()
+            self._change.notify_all()
         self.wait(end, timeout_s)
         self._settle(timeout_s)
 

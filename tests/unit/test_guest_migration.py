@@ -201,7 +201,7 @@ def test_a_stream_to_a_guest(changed: bool) -> None:
             got.extend(data)
 
     with socket.create_connection(("127.0.0.1", port)) as link:
-        thread = threading.Thread(target=read, args=(link,))
+        thread = threading.Thread(target=read, args=(link,), daemon=True)
         thread.start()
         stream.wait(500_000, 10)
         stream.hold(guest, 10)  # type: ignore[arg-type]
