@@ -84,11 +84,11 @@ class Qmp:
             elif "return" in line:
                 return line["return"]
 
-    def when(self, event: str) -> float | None:
-        """Give when an event came last, in seconds of the machine's clock; None if it never did."""
+    def when(self, event: str, **data: object) -> float | None:
+        """Give when an event (with this data) came last, in seconds of the machine's clock; None if it never did."""
         self.command("query-status")  # so that what has happened has been read
         for seen in reversed(self.events):
-            if seen["event"] == event:
+            if seen["event"] == event and data.items() <= seen.get("data", {}).items():
                 stamp = seen["timestamp"]
                 return float(stamp["seconds"] + 1e-6 * stamp["microseconds"])
         return None

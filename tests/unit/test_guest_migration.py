@@ -71,12 +71,13 @@ def test_commands_and_events_of_a_monitor(monitor: Monitor, tmp_path: Path) -> N
         "event": "STOP", "timestamp": {"seconds": 7, "microseconds": 250_000}}
     monitor.answers = [[stop, {"return": {"status": "active"}}],
                        [{"error": {"class": "GenericError", "desc": "no such thing"}}],
-                       [{"return": {}}], [{"return": {}}]]
+                       [{"return": {}}], [{"return": {}}], [{"return": {}}]]
     with Qmp(tmp_path / "qmp") as qmp:
         assert qmp.command("query-migrate", max_bandwidth=5) == {"status": "active"}
         assert monitor.asked[-1] == {"execute": "query-migrate", "arguments": {"max-bandwidth": 5}}
         with pytest.raises(GuestError, match="migrate: no such thing"):
             qmp.command("migrate")
+        assert qmp.when("STOP", status="completed") is None
         assert qmp.when("STOP") == 7.25
         assert qmp.when("RESUME") is None
         with pytest.raises(GuestError, match="QEMU has ended"):
