@@ -85,7 +85,10 @@ class Qmp:
                 return line["return"]
 
     def when(self, event: str, **data: object) -> float | None:
-        """Give when an event (with this data) came last, in seconds of the machine's clock; None if it never did."""
+        """Give when an event came last, with this data; None if it never did.
+
+        In seconds of the machine's clock.
+        """
         self.command("query-status")  # so that what has happened has been read
         for seen in reversed(self.events):
             if seen["event"] == event and data.items() <= seen.get("data", {}).items():
