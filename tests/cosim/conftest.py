@@ -15,6 +15,7 @@ from tests.cosim.summary import Summary
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: by `make cosim FULL=1` alone")
     for plugin in config.pluginmanager.get_plugins():
         if isinstance(plugin, Summary):
             config.stash[_SUMMARY] = plugin
@@ -29,7 +30,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if _SUMMARY not in config.stash:
         config.hook.pytest_deselected(items=guests)
         items[:] = [item for item in items if item not in guests]
-    elif os.geteuid():
+        return
+    if not config.stash[_SUMMARY].full:
+        longer = [item for item in guests if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=longer)
+        items[:] = [item for item in items if item not in longer]
+    if os.geteuid():
         for item in guests:
             item.add_marker(pytest.mark.skip(reason="network namespaces need root"))
 

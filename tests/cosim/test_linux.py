@@ -427,6 +427,8 @@ def test_two_guests_on_a_cable(lab: Lab, tmp_path: Path) -> None:
             guest.wait_ready()
             guest.run(f"ip link set eth0 address 02:52:4e:47:00:1{number}")
             bring_up(guest, address=f"10.30.0.{1 + number}/24")
+        # A guest that has just brought its device up may still be deaf for a moment.
+        assert any(ping(first, 1, address="10.30.0.2").received for _ in range(10))
         assert ping(first, 20, address="10.30.0.2").received == 20
         assert ping(second, 20, size=8000, address="10.30.0.1").received == 20
         assert left.dropped == right.dropped == 0

@@ -49,12 +49,11 @@ def files() -> LinuxFiles:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [
+    pytest.param(case, marks=() if case in BRIEF else pytest.mark.full) for case in CASES])
 def test_a_running_guest_moves(files: LinuxFiles, tmp_path: Path, figures: Figures, full: bool,
                                case: str) -> None:
     """No ping is lost but around the pause, and each stream arrives as it was sent."""
-    if case not in BRIEF and not full:
-        pytest.skip("with FULL=1")
     find, packed = CASES[case]
     try:
         qemu = find()
