@@ -33,8 +33,8 @@ class Admission(wiring.Component):
 
     So a queue that nobody empties takes a share of the pool, which shrinks as others fill theirs,
     and the rest stays free for others. The limit is soft: what is on its way into its queue, up to
-    16 frames, is not counted yet, and it is looked at while the frame before moves. That for the
-    pool is not. A dropped frame is an event.
+    16 frames, is not counted yet. Both are looked at while the frame before moves: what becomes
+    free later does not count. A dropped frame is an event.
 
     | Latency: 2 cycles from ``steered`` to ``write``, 0 from ``frames``. Throughput: a beat a
       cycle, frames of one beat included. Storage: 18 queue numbers.
